@@ -1,0 +1,37 @@
+# Finds libtorch in the Python that the build uses (CONCLAVE_PYTHON, which tools/build.sh gives), and makes two imported targets:
+#   libtorch::cpu   libc10 + libtorch_cpu
+#   libtorch::cuda  the above + libc10_cuda + libtorch_cuda, kept by --no-as-needed (else CUDA silently vanishes)
+# find_package(Torch) is not used: it needs nvcc at configure time and defines USE_C10D_* on every consumer.
+set(CONCLAVE_PYTHON ${CMAKE_SOURCE_DIR}/.venv/bin/python CACHE FILEPATH "the Python that holds torch 2.11.0")
+execute_process(
+  COMMAND ${CONCLAVE_PYTHON} -c
+          "import importlib.util as u, os; print(os.path.dirname(u.find_spec('torch').origin))"
+  OUTPUT_VARIABLE LIBTORCH_DIR OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_VARIABLE libtorch_error RESULT_VARIABLE libtorch_rc)
+if(NOT libtorch_rc EQUAL 0)
+  message(FATAL_ERROR "no torch package in ${CONCLAVE_PYTHON}; run tools/setup.sh (make does) first.\n${libtorch_error}")
+endif()
+file(READ ${LIBTORCH_DIR}/version.py libtorch_version_py)
+string(REGEX MATCH "__version__ = '([0-9.]+)" _ "${libtorch_version_py}")
+set(LIBTORCH_VERSION ${CMAKE_MATCH_1})
+if(NOT LIBTORCH_VERSION STREQUAL "2.11.0")
+  message(FATAL_ERROR "expected torch 2.11.0 in ${CONCLAVE_PYTHON}, got ${LIBTORCH_VERSION}")
+endif()
+set(libtorch_includes ${LIBTORCH_DIR}/include ${LIBTORCH_DIR}/include/torch/csrc/api/include)
+
+foreach(lib c10 torch_cpu c10_cuda torch_cuda)
+  add_library(libtorch::${lib} SHARED IMPORTED)
+  set_target_properties(libtorch::${lib} PROPERTIES IMPORTED_LOCATION ${LIBTORCH_DIR}/lib/lib${lib}.so)
+endforeach()
+
+# OpenMP belongs to it: at run time libtorch's own libgomp (beside it, found by the program's rpath) serves both, so there is
+# one set of threads. find_package(OpenMP) would name the compiler's libgomp and add its folder to the rpath.
+add_library(libtorch::cpu INTERFACE IMPORTED)
+target_include_directories(libtorch::cpu SYSTEM INTERFACE ${libtorch_includes})
+target_compile_definitions(libtorch::cpu INTERFACE AT_PER_OPERATOR_HEADERS _GLIBCXX_USE_CXX11_ABI=1)
+target_compile_options(libtorch::cpu INTERFACE -fopenmp)
+target_link_options(libtorch::cpu INTERFACE -fopenmp)
+target_link_libraries(libtorch::cpu INTERFACE libtorch::torch_cpu libtorch::c10)
+
+add_library(libtorch::cuda INTERFACE IMPORTED)
+target_link_libraries(libtorch::cuda INTERFACE libtorch::cpu -Wl,--no-as-needed libtorch::torch_cuda libtorch::c10_cuda
+                                               -Wl,--as-needed)

@@ -1,0 +1,113 @@
+#include "checkpoint/save.h"
+
+#include <c10/util/Exception.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/fault.h"
+#include "base/files.h"
+#include "base/hash.h"
+#include "base/text.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/staging.h"
+
+namespace conclave::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+const Metadata kFormat = {{"format", "pt"}};  // transformers asks for it
+
+using Shard = std::span<const NamedTensor>;
+
+// Cuts `tensors`, in their order, in runs of at most max_bytes (a larger tensor stands alone).
+std::vector<Shard> cut_shards(const std::vector<NamedTensor>& tensors, int64_t max_bytes) {
+  std::vector<Shard> shards;
+  size_t begin = 0;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const auto more = static_cast<int64_t>(tensors[i].data.nbytes());
+    if (i > begin && bytes + more > max_bytes) {
+      shards.push_back(Shard(tensors).subspan(begin, i - begin));
+      begin = i, bytes = 0;
+    }
+    bytes += more;
+  }
+  shards.push_back(Shard(tensors).subspan(begin));
+  return shards;
+}
+
+WrittenFile write_text(const fs::path& path, std::string_view text) {
+  OutputFile out(path);
+  out.write(text);
+  const WrittenFile written{static_cast<int64_t>(text.size()),
+                            xxh3(std::as_bytes(std::span(text)))};
+  fault_point("save/after_write");
+  out.finish();
+  fault_point("save/after_fsync");
+  return written;
+}
+
+void write_model(const fs::path& folder, const FolderContents& contents, Manifest& manifest) {
+  const std::vector<Shard> shards = cut_shards(contents.tensors, contents.max_shard_bytes);
+  if (shards.size() == 1) {
+    manifest["model.safetensors"] =
+        write_safetensors(folder / "model.safetensors", contents.tensors, kFormat);
+    return;
+  }
+  nlohmann::json places = nlohmann::json::object();
+  int64_t total = 0;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = format("model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
+    manifest[name] = write_safetensors(folder / name, shards[i], kFormat);
+    for (const NamedTensor& tensor : shards[i]) {
+      TORCH_CHECK(!places.contains(tensor.name), "save: two tensors `", tensor.name, "`");
+      places[tensor.name] = name;
+      total += static_cast<int64_t>(tensor.data.nbytes());
+    }
+  }
+  const nlohmann::json index = {{"metadata", {{"total_size", total}}}, {"weight_map", places}};
+  const std::string name = "model.safetensors.index.json";
+  manifest[name] = write_text(folder / name, index.dump(2) + "\n");
+}
+
+// A file that is not part of the model may not take the name of one that is, nor leave the folder.
+void check_free(const std::string& name, const Manifest& manifest) {
+  const bool plain = !name.empty() && name[0] != '.' && name.find('/') == std::string::npos;
+  TORCH_CHECK(plain && name != kManifestName && !manifest.contains(name),
+              "save: expected a plain file name of its own, got `", name, "`");
+}
+
+}  // namespace
+
+std::map<std::string, std::string> read_companion_files(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const char* name :
+       {"generation_config.json", "tokenizer.json", "tokenizer_config.json",
+        "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+        "tokenizer.model", "tiktoken.model", "chat_template.jinja"})
+    if (path_exists(folder / name)) files[name] = read_file(folder / name);
+  return files;
+}
+
+void save_folder(const fs::path& target, const FolderContents& contents) {
+  TORCH_CHECK(contents.max_shard_bytes > 0, "save: expected max_shard_bytes > 0, got ",
+              contents.max_shard_bytes);
+  StagedFolder staged(target);
+  Manifest manifest;
+  manifest["config.json"] = write_text(staged.path() / "config.json", contents.config_json);
+  for (const auto& [name, text] : contents.files) {
+    check_free(name, manifest);
+    manifest[name] = write_text(staged.path() / name, text);
+  }
+  for (const auto& [name, tensors] : contents.beside) {
+    check_free(name, manifest);
+    manifest[name] = write_safetensors(staged.path() / name, tensors);
+  }
+  write_model(staged.path(), contents, manifest);
+  write_manifest(staged.path(), manifest);
+  fault_point("save/after_manifest");
+  staged.commit();
+}
+
+}  // namespace conclave::checkpoint

@@ -1,0 +1,139 @@
+#include "cli/verbs.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/config.h"
+#include "recipes/forward.h"
+#include "recipes/generate.h"
+#include "recipes/pretrain.h"
+#include "recipes/pretrain_config.h"
+#include "recipes/tokenize.h"
+#include "recipes/train_tokenizer_config.h"
+
+namespace conclave::cli {
+namespace {
+
+using Run = int (*)(const std::string& config, const std::vector<std::string>& sets, bool dry_run);
+
+struct ConfigVerb {
+  std::string config;
+  std::vector<std::string> sets;
+  bool dry_run = false;
+};
+
+// CONFIG.yaml, --set and --dry-run, as all verbs with a config take them.
+CLI::App* add_config_verb(CLI::App& app, const char* name, const char* help, std::shared_ptr<ConfigVerb> v, bool needs_config) {
+  CLI::App* verb = app.add_subcommand(name, help);
+  auto* config = verb->add_option("config", v->config, "YAML file");
+  if (needs_config) config->required();
+  verb->add_option("--set", v->sets, "a.b=c: replaces one setting")->take_all()->expected(1)->allow_extra_args(false);
+  verb->add_flag("--dry-run", v->dry_run, "say what would be done, and do nothing");
+  return verb;
+}
+
+void add_run_verb(CLI::App& app, int& status, const char* name, const char* help, Run run) {
+  auto v = std::make_shared<ConfigVerb>();
+  add_config_verb(app, name, help, v, true)->callback([v, run, &status] { status = run(v->config, v->sets, v->dry_run); });
+}
+
+void add_generate(CLI::App& app, int& status) {
+  auto v = std::make_shared<ConfigVerb>();
+  CLI::App* verb = add_config_verb(app, "generate", "write text with a model", v, false);
+  auto flags = std::make_shared<std::map<std::string, std::string>>();
+  for (const ConfigKey& key : config_keys<recipes::GenerateConfig>()) {
+    std::string flag = "--" + key.path;
+    std::replace(flag.begin(), flag.end(), '_', '-');
+    verb->add_option(flag, (*flags)[key.path], key.help);
+  }
+  verb->callback([v, flags, verb, &status] {
+    // A flag is a --set; texts are quoted, so that a prompt may look like anything.
+    for (const auto& [key, value] : *flags) {
+      std::string flag = "--" + key;
+      std::replace(flag.begin(), flag.end(), '_', '-');
+      if (verb->count(flag) == 0) continue;
+      const bool text = key == "prompt" || key == "model";
+      v->sets.push_back(key + "=" + (text ? nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) : value));
+    }
+    status = recipes::generate(v->config, v->sets, v->dry_run);
+  });
+}
+
+void add_forward(CLI::App& app) {
+  auto o = std::make_shared<recipes::ForwardOptions>();
+  CLI::App* verb = app.add_subcommand("forward", "logits, loss, experts and gradients of a model on given ids, to compare with a reference");
+  verb->add_option("--model", o->model, "model folder")->required();
+  verb->add_option("--ids", o->ids, "safetensors with input_ids and maybe labels, I64 [batch, seq]")->required();
+  verb->add_option("--out", o->out, "safetensors to write")->required();
+  verb->add_flag("--grads", o->grads, "also the gradient of each parameter");
+  verb->add_option("--steps", o->steps, "this many AdamW steps on ids [steps, batch, seq]; writes losses only")->check(CLI::PositiveNumber);
+  verb->add_flag("--timings", o->timings, "with --steps: also the seconds of each");
+  verb->add_option("--dtype", o->dtype, "fp32, fp64 or bf16")->capture_default_str();
+  verb->callback([o] { recipes::forward(*o); });
+}
+
+void add_tokenize(CLI::App& app) {
+  struct Options {
+    std::string tokenizer, in, out;
+  };
+  auto o = std::make_shared<Options>();
+  CLI::App* verb = app.add_subcommand("tokenize", R"(lines {"text"} to {"ids"} and back)");
+  verb->add_option("--tokenizer", o->tokenizer, "tokenizer.json")->required();
+  verb->add_option("--in", o->in, "JSON lines")->required();
+  verb->add_option("--out", o->out, "JSON lines")->required();
+  verb->callback([o] { recipes::tokenize(o->tokenizer, o->in, o->out); });
+}
+
+std::string keys_of(const std::string& verb) {
+  if (verb == "pretrain") return list_keys<recipes::PretrainConfig>();
+  if (verb == "generate") return list_keys<recipes::GenerateConfig>();
+  if (verb == "train-tokenizer") return list_keys<recipes::TrainTokenizerConfig>();
+  return "";
+}
+
+void add_help(CLI::App& app) {
+  auto topic = std::make_shared<std::string>();
+  CLI::App* verb = app.add_subcommand("help", "this overview, or the flags and config keys of a verb");
+  verb->add_option("verb", *topic);
+  verb->callback([topic, &app] {
+    if (topic->empty()) {
+      std::puts(overview().c_str());
+      return;
+    }
+    const auto found = app.get_subcommands([&](CLI::App* a) { return a->get_name() == *topic; });
+    CLI::App* about = found.empty() ? nullptr : found.front();
+    if (!about) throw ConfigError("help: there is no verb `" + *topic + "`; conclave help lists them");
+    std::fputs(about->help().c_str(), stdout);
+    if (const std::string keys = keys_of(*topic); !keys.empty()) std::printf("\nKeys of the config:\n%s", keys.c_str());
+  });
+}
+
+}  // namespace
+
+std::string overview() {
+  return R"(conclave VERB [CONFIG.yaml] [--set a.b=c ...] [--dry-run]
+
+  pretrain         train a model on text, from nothing or from a folder's weights; resumes by itself
+  generate         write text with a model
+  forward          logits, loss, experts and gradients on given ids, to compare with a reference
+  train-tokenizer  make a byte-level BPE tokenizer from text
+  tokenize         text to token ids and back, line by line
+  help             this page; `conclave help VERB` lists flags and config keys
+
+Exit status: 0 the end was reached, 75 stopped by a signal after saving, 2 usage or config, 1 run time.)";
+}
+
+void add_verbs(CLI::App& app, int& status) {
+  add_run_verb(app, status, "pretrain", "train a model on text", recipes::pretrain);
+  add_generate(app, status);
+  add_forward(app);
+  add_run_verb(app, status, "train-tokenizer", "make a byte-level BPE tokenizer from text", recipes::train_tokenizer);
+  add_tokenize(app);
+  add_help(app);
+}
+
+}  // namespace conclave::cli

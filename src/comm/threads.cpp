@@ -1,0 +1,217 @@
+// Ranks as threads of one process. A collective has one stretch of work between two meeting points;
+// in it each element of memory is written by one rank, and read by others only if nobody writes it.
+#include <ATen/ThreadLocalState.h>
+#include <c10/util/BFloat16.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <exception>
+#include <numeric>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "comm/comm.h"
+#include "comm/meeting.h"
+
+namespace conclave::comm {
+namespace {
+
+// Σ over ranks r of in(r)[i] in rank order, for i in 0 … count−1: added in Sum, rounded once to T,
+// and given to `put(begin, n, sums)` in blocks. A block is read whole before it is put, so `put`
+// may overwrite what was read.
+template <class T, class Sum, class In, class Put>
+void sum_in_rank_order(int ranks, int64_t count, const In& in, const Put& put) {
+  constexpr int64_t kBlock = 1024;
+  std::array<Sum, kBlock> sum;
+  std::array<T, kBlock> rounded;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t n = std::min(kBlock, count - begin);
+    for (int r = 0; r < ranks; ++r) {
+      const T* x = in(r) + begin;
+      for (int64_t i = 0; i < n; ++i)
+        sum[i] = r == 0 ? static_cast<Sum>(x[i]) : sum[i] + static_cast<Sum>(x[i]);
+    }
+    for (int64_t i = 0; i < n; ++i) rounded[i] = static_cast<T>(sum[i]);
+    put(begin, n, rounded.data());
+  }
+}
+
+// Calls f(T{}, Sum{}): the type of the elements and the type in which they are added.
+template <class F>
+void with_sum_type(at::ScalarType dtype, const F& f) {
+  switch (dtype) {
+    case at::kFloat:
+      return f(float{}, float{});
+    case at::kDouble:
+      return f(double{}, double{});
+    case at::kBFloat16:
+      return f(c10::BFloat16{}, float{});
+    case at::kLong:
+      return f(int64_t{}, uint64_t{});  // wraps around, like ATen's sum
+    default:
+      TORCH_INTERNAL_ASSERT(false, "no sum of ", c10::toString(dtype));
+  }
+}
+
+class ThreadComm final : public Comm {
+ public:
+  ThreadComm(Meeting& meeting, int rank) : meeting_(meeting), rank_(rank) {}
+  int rank() const override { return rank_; }
+  int size() const override { return meeting_.size(); }
+
+  void all_gather(at::Tensor out, const at::Tensor& in) override {
+    meet([&] { return all_gather_call(out, in, rank_, size()); }, in, out,
+         [&] {
+           const size_t n = in.nbytes();
+           for (int r = 0; r < size(); ++r)
+             copy(mine().out + static_cast<size_t>(r) * n, of(r).in, n);
+         });
+  }
+
+  void reduce_scatter(at::Tensor out, const at::Tensor& in) override {
+    meet([&] { return reduce_scatter_call(out, in, rank_, size()); }, in, out,
+         [&] {
+           with_sum_type(in.scalar_type(), [&]<class T, class Sum>(T, Sum) {
+             const int64_t n = out.numel();
+             sum_in_rank_order<T, Sum>(
+                 size(), n, [&](int r) { return reinterpret_cast<const T*>(of(r).in) + rank_ * n; },
+                 [&](int64_t begin, int64_t count, const T* sums) {
+                   std::copy_n(sums, count, reinterpret_cast<T*>(mine().out) + begin);
+                 });
+           });
+         });
+  }
+
+  // Rank r adds up the r-th part of x and writes it to all ranks: nobody else touches that part.
+  void all_reduce(at::Tensor x) override {
+    meet([&] { return all_reduce_call(x); }, x, x,
+         [&] {
+           with_sum_type(x.scalar_type(), [&]<class T, class Sum>(T, Sum) {
+             const int64_t first = x.numel() * rank_ / size(),
+                           last = x.numel() * (rank_ + 1) / size();
+             sum_in_rank_order<T, Sum>(
+                 size(), last - first,
+                 [&](int r) { return reinterpret_cast<const T*>(of(r).in) + first; },
+                 [&](int64_t begin, int64_t count, const T* sums) {
+                   for (int r = 0; r < size(); ++r)
+                     std::copy_n(sums, count, reinterpret_cast<T*>(of(r).out) + first + begin);
+                 });
+           });
+         });
+  }
+
+  void all_to_all(at::Tensor out, const at::Tensor& in, std::span<const int64_t> receive_rows,
+                  std::span<const int64_t> send_rows) override {
+    meet([&] { return all_to_all_call(out, in, receive_rows, send_rows, size()); }, in, out,
+         [&] {
+           if (out.numel() == 0) return;
+           const int64_t row = static_cast<int64_t>(out.nbytes()) / out.size(0);  // bytes
+           char* to = mine().out;
+           for (int r = 0; r < size(); ++r) {
+             const auto& sent = of(r).call.send_rows;
+             const int64_t skip = std::accumulate(sent.begin(), sent.begin() + rank_, int64_t{0});
+             const int64_t n = receive_rows[static_cast<size_t>(r)] * row;
+             copy(to, of(r).in + skip * row, static_cast<size_t>(n));
+             to += n;
+           }
+         });
+  }
+
+  void barrier() override {
+    meet([] { return barrier_call(); }, {}, {}, [] {});
+  }
+
+ private:
+  // `work` reads and writes what the ranks brought; it must not throw, for others read this rank's
+  // buffers meanwhile. A call that breaks its contract has its number too: a rank that catches the
+  // error and goes on is found out at its next call.
+  template <class Describe, class Work>
+  void meet(const Describe& describe, const at::Tensor& in, const at::Tensor& out,
+            const Work& work) {
+    ++sequence_;
+    Meeting::Brought brought{describe(), nullptr, nullptr};
+    brought.call.sequence = sequence_;
+    if (in.defined()) {
+      TORCH_CHECK(in.is_cpu(), brought.call.op, ": thread ranks expect CPU tensors, got ",
+                  in.device());
+      brought.in = static_cast<const char*>(in.const_data_ptr());
+      brought.out = static_cast<char*>(out.mutable_data_ptr());
+    }
+    meeting_.arrive(rank_, std::move(brought));
+    work();
+    meeting_.finish(rank_);
+  }
+
+  const Meeting::Brought& of(int rank) const { return meeting_.of(rank); }
+  const Meeting::Brought& mine() const { return of(rank_); }
+  static void copy(char* to, const char* from, size_t n) {
+    if (n > 0 && to != from) std::memcpy(to, from, n);
+  }
+
+  Meeting& meeting_;
+  const int rank_;
+  int64_t sequence_ = 0;
+};
+
+struct Outcome {
+  std::exception_ptr error;
+  bool own = false;  // not merely the consequence of another rank's leaving
+};
+
+std::string text_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const c10::Error& e) {
+    return e.what_without_backtrace();
+  } catch (const std::exception& e) {
+    return e.what();
+  } catch (...) {
+    return "something that is no std::exception";
+  }
+}
+
+Outcome run_rank(Meeting& meeting, int rank, const std::function<void(Comm&)>& body) {
+  ThreadComm comm(meeting, rank);
+  Outcome outcome;
+  try {
+    body(comm);
+  } catch (const RankLeft&) {
+    outcome = {std::current_exception(), false};
+  } catch (...) {
+    outcome = {std::current_exception(), true};
+  }
+  meeting.leave(rank, outcome.error ? "it threw: " + text_of(outcome.error) : "it returned");
+  return outcome;
+}
+
+}  // namespace
+
+void run_threads(int size, const std::function<void(Comm&)>& body) {
+  TORCH_CHECK(size >= 1, "run_threads: expected at least 1 rank, got ", size);
+  Meeting meeting(size);
+  std::vector<Outcome> outcomes(static_cast<size_t>(size));
+  const at::ThreadLocalState callers;  // gradient mode, inference mode, dispatch keys
+  std::vector<std::thread> threads;
+  std::string not_started;
+  for (int rank = 0; rank < size && not_started.empty(); ++rank) try {
+      threads.emplace_back([&, rank] {
+        const at::ThreadLocalStateGuard as_the_caller(callers);
+        outcomes[static_cast<size_t>(rank)] = run_rank(meeting, rank, body);
+      });
+    } catch (const std::system_error& e) {
+      not_started = "cannot start thread " + std::to_string(rank) + " of " + std::to_string(size) +
+                    ": " + e.what();
+      meeting.leave(rank, not_started);
+    }
+  for (std::thread& thread : threads) thread.join();
+  if (!not_started.empty()) throw RunError(not_started);
+  for (bool own : {true, false})
+    for (const Outcome& outcome : outcomes)
+      if (outcome.error && outcome.own == own) std::rethrow_exception(outcome.error);
+}
+
+}  // namespace conclave::comm

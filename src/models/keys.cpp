@@ -1,0 +1,78 @@
+#include "models/keys.h"
+
+#include "base/text.h"
+
+namespace conclave::models {
+
+const nlohmann::json* Keys::find(const std::vector<std::string>& names) const {
+  for (const auto& path : names) asked_.insert(path.substr(0, path.find('.')));
+  for (const auto& path : names) {
+    const nlohmann::json* at = &config_;
+    for (size_t begin = 0; at && begin <= path.size();) {
+      const size_t end = std::min(path.find('.', begin), path.size());
+      const auto found = at->is_object() ? at->find(path.substr(begin, end - begin)) : at->end();
+      at = at->is_object() && found != at->end() ? &*found : nullptr;
+      begin = end + 1;
+    }
+    if (at && !at->is_null()) return at;
+  }
+  return nullptr;
+}
+
+void Keys::refuse(const std::string& key, const std::string& what) const {
+  const auto place = places_.find(key.substr(0, key.find('.')));
+  throw ConfigError((place == places_.end() ? from_ : place->second) + ": `" + key + "`: " + what);
+}
+
+void Keys::refuse_unknown(const std::set<std::string>& without_effect_here) const {
+  for (const auto& [key, place] : places_) {
+    if (asked_.count(key) || without_effect_here.count(key)) continue;
+    const std::string near = nearest(key, {asked_.begin(), asked_.end()});
+    throw ConfigError(place + ": unknown key `" + key + "` of this architecture" + (near.empty() ? "" : "; did you mean `" + near + "`?"));
+  }
+}
+
+int64_t Keys::count(const std::vector<std::string>& names) const {
+  const auto* v = find(names);
+  if (!v) refuse(names.front(), "missing; expected an integer of at least 1");
+  if (!v->is_number_integer() || v->get<int64_t>() < 1 || v->get<int64_t>() > (int64_t{1} << 40))
+    refuse(names.front(), "expected an integer of at least 1, got " + v->dump());
+  return v->get<int64_t>();
+}
+
+int64_t Keys::count(const std::vector<std::string>& names, int64_t otherwise) const { return find(names) ? count(names) : otherwise; }
+
+double Keys::number(const std::vector<std::string>& names, double otherwise) const {
+  const auto* v = find(names);
+  if (!v) return otherwise;
+  if (!v->is_number()) refuse(names.front(), "expected a number, got " + v->dump());
+  return v->get<double>();
+}
+
+bool Keys::flag(const std::string& name, bool otherwise) const {
+  const auto* v = find({name});
+  if (!v) return otherwise;
+  if (!v->is_boolean()) refuse(name, "expected true or false, got " + v->dump());
+  return v->get<bool>();
+}
+
+std::string Keys::text(const std::vector<std::string>& names, const std::string& otherwise) const {
+  const auto* v = find(names);
+  if (!v) return otherwise;
+  if (!v->is_string()) refuse(names.front(), "expected a text, got " + v->dump());
+  return v->get<std::string>();
+}
+
+std::vector<int64_t> Keys::indices(const std::string& name) const {
+  const auto* v = find({name});
+  std::vector<int64_t> out;
+  if (!v) return out;
+  if (!v->is_array()) refuse(name, "expected a list of integers, got " + v->dump());
+  for (const auto& i : *v) {
+    if (!i.is_number_integer() || i.get<int64_t>() < 0) refuse(name, "expected integers of at least 0, got " + i.dump());
+    out.push_back(i.get<int64_t>());
+  }
+  return out;
+}
+
+}  // namespace conclave::models

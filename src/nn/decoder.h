@@ -1,0 +1,47 @@
+// A decoder: embedding, blocks, final norm, head. It owns its units and knows no rank; who runs it gathers a unit's weights before
+// its segment and may release them after (parallel/).
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nn/block.h"
+
+namespace conclave::nn {
+
+// Sizes of one layer, for forecasts and for generation. 0 where the layer has no such part.
+struct LayerFacts {
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  bool attention_biases = false;
+  int64_t dense_ffn = 0;                       // dense layer
+  int64_t experts = 0, top_k = 0, ffn = 0;     // layer with experts
+};
+
+struct Layer {
+  std::string name;  // its prefix in the checkpoint, without the dot: model.layers.0
+  std::unique_ptr<Block> block;
+  Unit* dense = nullptr;
+  Unit* experts = nullptr;  // none in a dense layer
+  LayerFacts facts;
+};
+
+struct Decoder {
+  std::string architecture;  // e.g. Qwen3MoeForCausalLM
+  std::string model_type;    // e.g. qwen3_moe, as config.json says it
+  std::string model_file;    // the source that wires its blocks, for docs/one_token.md
+  int64_t vocab = 0, hidden = 0, max_positions = 0;
+  double norm_eps = 0, initializer_range = 0.02;
+  bool tied = false;  // the head is the embedding
+
+  std::vector<std::unique_ptr<Unit>> units;  // embedding, each layer's, final norm, head: in order of use
+  Unit *embedding_unit = nullptr, *final_unit = nullptr, *head_unit = nullptr;  // head_unit == embedding_unit if tied
+  Weight *embedding = nullptr, *final_norm = nullptr, *head = nullptr;
+  std::vector<Layer> layers;
+
+  Unit& add_unit(std::string name, at::ScalarType dtype);
+  // The embedding's unit with its weight; first of all calls. The final norm and the head's unit; last of all calls.
+  void begin(at::ScalarType dtype);
+  void finish(at::ScalarType dtype);
+};
+
+}  // namespace conclave::nn

@@ -1,0 +1,66 @@
+#include "nn/linear.h"
+
+#include <ATen/ops/add.h>
+
+#include "ops/embedding.h"
+#include "ops/matmul.h"
+#include "ops/swiglu.h"
+
+namespace conclave::nn {
+
+Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias, const char* tensor_class) {
+  Saved saved = tape.save(x);
+  auto forward = [&w, bias](const at::Tensor& x) {
+    at::Tensor y = ops::linear(x, w.data());
+    if (bias) y.add_(bias->data());
+    return y;
+  };
+  Value y = tape.record(forward(x.data), [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
+    tape.add_grad(id, ops::linear_backward_input(dy, w.data()));
+    tape.later([=, &w] {
+      ops::linear_backward_weight_(w.grad(), dy, saved.get());
+      if (bias) ops::column_sum_(bias->grad(), dy);
+    });
+  });
+  y.made_again_by(tensor_class, [=] { return forward(saved.get()); });
+  return y;
+}
+
+Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& offsets, const char* tensor_class) {
+  Saved saved = tape.save(x);
+  Value y = tape.record(ops::grouped_linear(x.data, w.data(), offsets), [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
+    tape.add_grad(id, ops::grouped_linear_backward_input(dy, w.data(), offsets));
+    tape.later([=, &w] { ops::grouped_linear_backward_weight_(w.grad(), dy, saved.get(), offsets); });
+  });
+  y.made_again_by(tensor_class, [=, &w] { return ops::grouped_linear(saved.get(), w.data(), offsets); });
+  return y;
+}
+
+Value swiglu(Tape& tape, const Value& gate_up, const Value* weights) {
+  Saved saved = tape.save(gate_up);
+  Saved saved_weights = weights ? tape.save(*weights) : Saved();
+  const int weights_id = weights ? weights->id : -1;
+  Value y = tape.record(ops::swiglu(gate_up.data, weights ? weights->data : at::Tensor()),
+                        [=, id = gate_up.id](Tape& tape, const at::Tensor& dy) {
+                          auto [dgate_up, dweights] = ops::swiglu_backward(dy, saved.get(), saved_weights.get());
+                          tape.add_grad(id, dgate_up);
+                          tape.add_grad(weights_id, dweights);
+                        });
+  y.made_again_by("swiglu", [=] { return ops::swiglu(saved.get(), saved_weights.get()); });
+  return y;
+}
+
+Value add(Tape& tape, const Value& a, const Value& b) {
+  return tape.record(at::add(a.data, b.data), [ia = a.id, ib = b.id](Tape& tape, const at::Tensor& dy) {
+    tape.add_grad(ia, dy);
+    tape.add_grad(ib, dy);
+  });
+}
+
+Value embedding(Tape& tape, const at::Tensor& ids, Weight& w) {
+  return tape.record(ops::embedding(ids, w.data()), [=, &w](Tape& tape, const at::Tensor& dy) {
+    tape.later([=, &w] { ops::embedding_backward_(w.grad(), ids, dy); });
+  });
+}
+
+}  // namespace conclave::nn

@@ -1,0 +1,69 @@
+#include "nn/tape.h"
+
+#include <ATen/ops/add.h>
+#include <c10/util/Exception.h>
+
+#include <utility>
+
+namespace conclave::nn {
+
+void Value::made_again_by(std::string name, std::function<at::Tensor()> make) {
+  struct Memo {
+    std::function<at::Tensor()> make;
+    at::Tensor made;
+  };
+  auto memo = std::make_shared<Memo>(Memo{std::move(make), {}});
+  tensor_class = std::move(name);
+  recipe = [memo] {
+    if (!memo->made.defined()) memo->made = memo->make();
+    return memo->made;
+  };
+}
+
+int Tape::next_id() {
+  if (!recording_) return -1;
+  grads_.emplace_back();
+  return static_cast<int>(grads_.size()) - 1;
+}
+
+Value Tape::record(at::Tensor out, Backward backward) {
+  Value v{std::move(out), next_id(), {}, {}};
+  if (recording_) steps_.emplace_back(v.id, std::move(backward));
+  return v;
+}
+
+Saved Tape::save(const Value& v) {
+  if (!recording_) return Saved();
+  if (v.recipe && recompute_.count(v.tensor_class)) return Saved(v.recipe);
+  return save(v.tensor_class, v.data);
+}
+
+Saved Tape::save(const std::string& tensor_class, const at::Tensor& t) {
+  if (!recording_) return Saved();
+  if (t.defined() && counted_.insert(t.storage().data()).second)
+    saved_bytes_[tensor_class.empty() ? "other" : tensor_class] += static_cast<int64_t>(t.storage().nbytes());
+  return Saved(t);
+}
+
+void Tape::add_grad(int id, const at::Tensor& g) {
+  if (id < 0 || !g.defined()) return;
+  at::Tensor& sum = grads_.at(static_cast<size_t>(id));
+  sum = sum.defined() ? at::add(sum, g) : g;
+}
+
+void Tape::run_backward() {
+  for (; !steps_.empty(); steps_.pop_back()) {
+    auto& [id, step] = steps_.back();
+    if (at::Tensor g = std::exchange(grads_[static_cast<size_t>(id)], {}); g.defined()) step(*this, g);
+  }
+}
+
+void Tape::run_weight_gradients() {
+  for (auto& task : weight_gradients_) {
+    task();
+    task = nullptr;
+  }
+  weight_gradients_.clear();
+}
+
+}  // namespace conclave::nn

@@ -1,0 +1,88 @@
+// Weights are handles into flat units. Their data is looked up when needed, so a unit may be released after forward and filled
+// again before backward; their gradients accumulate straight into the unit's flat gradient.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/unit_layout.h"
+
+namespace conclave::nn {
+
+enum class Init { normal, ones, zeros };
+
+class Unit;
+
+class Weight {
+ public:
+  // The weight itself, shape(), in the unit's dtype. Throws while the unit is released.
+  at::Tensor data() const;
+  // A view of the unit's flat gradient, shape(); undefined when no gradient is bound (inference).
+  at::Tensor grad() const;
+  const std::string& name() const { return name_; }
+  const std::vector<int64_t>& shape() const { return shape_; }
+  Init init() const { return init_; }
+  bool decay() const { return decay_; }  // weight decay applies: a matrix, neither norm nor bias
+  comm::Interval at() const { return at_; }
+  int64_t numel() const { return at_.size(); }
+
+ private:
+  friend class Unit;
+  const Unit* unit_ = nullptr;
+  std::string name_;
+  std::vector<int64_t> shape_;
+  comm::Interval at_;
+  Init init_ = Init::normal;
+  bool decay_ = true;
+};
+
+// One flat buffer of weights, gathered, released, reduced and updated together.
+class Unit {
+ public:
+  Unit(std::string name, at::ScalarType dtype) : dtype_(dtype) { layout_.name = std::move(name); }
+  Unit(const Unit&) = delete;
+
+  // Adds a weight of `shape` that the checkpoint knows as `pieces` (name and shape, in order of memory; they fill it exactly).
+  Weight& add(std::string name, std::vector<int64_t> shape, std::vector<std::pair<std::string, std::vector<int64_t>>> pieces,
+              Init init, bool decay);
+
+  const std::string& name() const { return layout_.name; }
+  at::ScalarType dtype() const { return dtype_; }
+  const comm::UnitLayout& layout() const { return layout_; }
+  const std::vector<std::unique_ptr<Weight>>& weights() const { return weights_; }
+
+  // data [≥ layout().numel] of dtype(); grad [≥ layout().numel] of fp32 or wider.
+  void bind(at::Tensor data) { data_ = std::move(data); }
+  void bind_grad(at::Tensor grad) { grad_ = std::move(grad); }
+  void release() { data_ = at::Tensor(); }
+  const at::Tensor& data() const { return data_; }
+  const at::Tensor& grad() const { return grad_; }
+
+ private:
+  at::ScalarType dtype_;
+  comm::UnitLayout layout_;
+  std::vector<std::unique_ptr<Weight>> weights_;
+  at::Tensor data_, grad_;
+};
+
+// What a layer's constructor gets: it adds weights under the layer's prefix, dense ones and experts to a unit each.
+class Weights {
+ public:
+  Weights(std::string prefix, Unit& dense, Unit* experts = nullptr) : prefix_(std::move(prefix)), dense_(dense), experts_(experts) {}
+  // `name` is the checkpoint's key below the prefix. One dim: ones, no decay (a norm); more: normal.
+  Weight& add(const std::string& name, std::vector<int64_t> shape);
+  // Matrices of equal shape that are one weight here: "mlp.{gate_proj,up_proj}.weight" with shape [2 · ffn, hidden].
+  Weight& add_stack(const std::string& pattern, std::vector<int64_t> shape);
+  // A stack of experts that the checkpoint holds as one tensor an expert and part: "mlp.experts.{}.{gate_proj,up_proj}.weight"
+  // with shape [experts, 2 · ffn, hidden] is, an expert after the other, gate_proj [ffn, hidden] then up_proj [ffn, hidden].
+  Weight& add_experts(const std::string& pattern, std::vector<int64_t> shape);
+
+ private:
+  std::string prefix_;
+  Unit& dense_;
+  Unit* experts_;
+};
+
+}  // namespace conclave::nn

@@ -1,0 +1,92 @@
+#include "ops/swiglu.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include "base/check.h"
+#include "ops/blocks.h"
+#include "ops/simd.h"
+
+namespace conclave::ops {
+namespace {
+
+constexpr int64_t kCost = 8;  // elementary operations an element: an exponential and a division
+
+template <class A>
+Vec<A> sigmoid(Vec<A> x) {
+  return A(1) / (A(1) + exp(-x));
+}
+
+template <class S>
+void forward_row(S* y, const S* gate, const S* up, acc_t<S> weight, int64_t ffn) {
+  sweep<acc_t<S>>(ffn, [&](int64_t i, auto lanes) {
+    const Vec<acc_t<S>> g = load(gate + i, lanes);
+    store(y + i, g * sigmoid<acc_t<S>>(g) * load(up + i, lanes) * weight, lanes);
+  });
+}
+
+// Returns Σ dy · silu(gate) · up, the gradient of the row's weight. silu' = σ + silu · (1 − σ).
+template <class S>
+acc_t<S> backward_row(S* dgate, S* dup, const S* dy, const S* gate, const S* up, acc_t<S> weight, int64_t ffn) {
+  using A = acc_t<S>;
+  return sum_over<A>(ffn, [&](int64_t i, auto lanes) {
+    const Vec<A> g = load(gate + i, lanes), u = load(up + i, lanes), dh = load(dy + i, lanes);
+    const Vec<A> s = sigmoid<A>(g), silu = g * s;
+    store(dgate + i, dh * weight * u * (s + silu * (A(1) - s)), lanes);
+    store(dup + i, dh * weight * silu, lanes);
+    return dh * silu * u;
+  });
+}
+
+void check_operands(const at::Tensor& gate_up, const at::Tensor& weights) {
+  TORCH_CHECK(gate_up.dim() == 2 && gate_up.size(1) % 2 == 0, "gate_up: expected [rows, 2 · ffn], got ", gate_up.sizes());
+  const int64_t rows = gate_up.size(0), ffn = gate_up.size(1) / 2;
+  CHECK_SHAPE(gate_up, rows, 2 * ffn);
+  if (!weights.defined()) return;
+  CHECK_SHAPE(weights, rows);
+  CHECK_DTYPE(weights, at::toOpMathType(gate_up.scalar_type()));
+}
+
+}  // namespace
+
+at::Tensor swiglu(const at::Tensor& gate_up, const at::Tensor& weights) {
+  check_operands(gate_up, weights);
+  const int64_t rows = gate_up.size(0), ffn = gate_up.size(1) / 2;
+  at::Tensor y = at::empty({rows, ffn}, gate_up.options());
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, gate_up.scalar_type(), "swiglu", [&] {
+    using A = acc_t<scalar_t>;
+    const scalar_t* gate = gate_up.const_data_ptr<scalar_t>();
+    const A* w = weights.defined() ? weights.const_data_ptr<A>() : nullptr;
+    scalar_t* to = y.data_ptr<scalar_t>();
+    each_block(rows, ffn * kCost, [&](int64_t r) {
+      forward_row(to + r * ffn, gate + 2 * r * ffn, gate + (2 * r + 1) * ffn, w ? w[r] : A(1), ffn);
+    });
+  });
+  return y;
+}
+
+SwigluGrad swiglu_backward(const at::Tensor& dy, const at::Tensor& gate_up, const at::Tensor& weights) {
+  check_operands(gate_up, weights);
+  const int64_t rows = gate_up.size(0), ffn = gate_up.size(1) / 2;
+  CHECK_SHAPE(dy, rows, ffn);
+  CHECK_DTYPE(dy, gate_up.scalar_type());
+  at::Tensor dgate_up = at::empty_like(gate_up), dweights;
+  if (weights.defined()) dweights = at::empty_like(weights);
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, gate_up.scalar_type(), "swiglu_backward", [&] {
+    using A = acc_t<scalar_t>;
+    const scalar_t *gate = gate_up.const_data_ptr<scalar_t>(), *dh = dy.const_data_ptr<scalar_t>();
+    const A* w = weights.defined() ? weights.const_data_ptr<A>() : nullptr;
+    A* dw = weights.defined() ? dweights.data_ptr<A>() : nullptr;
+    scalar_t* dgate = dgate_up.data_ptr<scalar_t>();
+    each_block(rows, ffn * 2 * kCost, [&](int64_t r) {
+      const int64_t g = 2 * r * ffn, u = g + ffn;
+      const A sum = backward_row(dgate + g, dgate + u, dh + r * ffn, gate + g, gate + u, w ? w[r] : A(1), ffn);
+      if (dw) dw[r] = sum;
+    });
+  });
+  return {dgate_up, dweights};
+}
+
+}  // namespace conclave::ops

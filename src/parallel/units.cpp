@@ -1,0 +1,93 @@
+#include "parallel/units.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
+
+#include <cmath>
+#include <limits>
+
+namespace conclave::parallel {
+namespace {
+
+at::ScalarType grad_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+
+// Zeroes what lies between weights in this range, without touching (and so paging in) the weights themselves.
+void zero_gaps(const Shard& s) {
+  int64_t done = s.range.begin;
+  auto zero_to = [&](int64_t end) {
+    end = std::min(end, s.range.end);
+    if (end > done) s.weights.narrow(0, done - s.range.begin, end - done).zero_();
+  };
+  for (const auto& w : s.unit->weights()) {
+    zero_to(w->at().begin);
+    done = std::max(done, w->at().end);
+  }
+  zero_to(s.range.end);
+}
+
+std::vector<int64_t> decay_ranges(const nn::Unit& unit, comm::Interval range) {
+  std::vector<int64_t> out;
+  for (const auto& w : unit.weights()) {
+    if (!w->decay()) continue;
+    const int64_t begin = std::max(w->at().begin, range.begin), end = std::min(w->at().end, range.end);
+    if (begin < end) out.insert(out.end(), {begin - range.begin, end - range.begin});
+  }
+  return out;
+}
+
+}  // namespace
+
+Units::Units(nn::Decoder& decoder, comm::Comm& comm, UnitsOptions options) : decoder_(decoder), comm_(comm), options_(options) {
+  for (auto& unit : decoder.units) {
+    Shard s;
+    s.unit = unit.get();
+    s.range = unit->layout().shard(comm.rank(), comm.size());
+    s.weights = at::empty({s.range.size()}, unit->dtype());
+    zero_gaps(s);
+    s.decay_ranges = decay_ranges(*unit, s.range);
+    if (options.training) {
+      s.grad = at::zeros({s.range.size()}, grad_dtype(unit->dtype()));
+      unit->bind_grad(comm.size() == 1 ? s.grad : at::zeros({unit->layout().padded(comm.size())}, grad_dtype(unit->dtype())));
+    }
+    shards_.push_back(std::move(s));
+    if (comm.size() == 1 && !options.release_after_use) unit->bind(shards_.back().weights);
+  }
+}
+
+Shard& Units::shard_of(nn::Unit* unit) {
+  for (auto& s : shards_)
+    if (s.unit == unit) return s;
+  TORCH_CHECK(false, "unit ", unit->name(), " is not one of this decoder's");
+}
+
+void Units::gather(nn::Unit* unit) {
+  if (!unit || unit->data().defined()) return;
+  Shard& s = shard_of(unit);
+  at::Tensor whole = at::empty({unit->layout().padded(comm_.size())}, unit->dtype());
+  comm_.all_gather(whole, s.weights);
+  unit->bind(whole);
+}
+
+void Units::release(nn::Unit* unit) {
+  if (!unit || !options_.release_after_use || !unit->data().defined()) return;
+  at::Tensor gone = unit->data();
+  unit->release();
+  gone.fill_(std::numeric_limits<double>::quiet_NaN());  // a view that outlived the release shows itself
+}
+
+void Units::weights_changed() {
+  if (comm_.size() == 1 && !options_.release_after_use) return;
+  for (auto& s : shards_) s.unit->release();
+}
+
+void Units::zero_grads() {
+  for (auto& s : shards_) s.unit->grad().zero_();
+}
+
+void Units::reduce_grads() {
+  if (comm_.size() == 1) return;
+  for (auto& s : shards_) comm_.reduce_scatter(s.grad, s.unit->grad());
+}
+
+}  // namespace conclave::parallel

@@ -1,0 +1,165 @@
+#include "plan/memory.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <stdexcept>
+
+#include "base/human.h"
+
+namespace conclave::plan {
+namespace {
+
+using Bytes = std::map<std::string, int64_t>;
+
+Bytes saved_without_recompute(const LayerShape& l, int64_t hidden, const ElementBytes& e) {
+  const int64_t q = l.heads * l.head_dim, kv = l.kv_heads * l.head_dim;
+  const int64_t rows = l.experts ? l.top_k : 0;  // routed rows a token
+  Bytes b;
+  b["residual"] = 2 * hidden * e.weight;
+  b["norm"] = 2 * hidden * e.weight;
+  // 1/√ of both norms and, with head norms, of each head; the log of each softmax's denominator
+  b["statistics"] = (2 + (l.head_norms ? l.heads + l.kv_heads : 0) + l.heads) * e.wide;
+  b["qkv"] = (kv + (l.head_norms ? q + kv : 0)) * e.weight;
+  b["rotary"] = (q + kv) * e.weight;
+  b["attention"] = q * e.weight;
+  b["router"] = l.experts ? (l.experts + rows) * e.wide : 0;
+  b["layout"] = 3 * rows * 8;  // ids, and the row of each pair and back, int64
+  b["dispatch"] = rows * hidden * e.weight;
+  const int64_t width = l.dense_ffn + rows * l.ffn + l.shared_ffn;
+  b["gate_up"] = 2 * width * e.weight;
+  b["swiglu"] = width * e.weight;
+  return b;
+}
+
+const std::vector<std::string>& recipes_in_order() {  // classes that nn/ can make again
+  static const std::vector<std::string> classes{"norm",     "qkv",     "rotary", "attention",
+                                                "dispatch", "gate_up", "swiglu"};
+  return classes;
+}
+
+// What is alive beside saved tensors while the backward of a layer's largest segment runs:
+// gradients (a product's dy lives on in its weight-gradient task) and what is made again there.
+int64_t scratch_per_token(const LayerShape& l, int64_t hidden, const ElementBytes& e,
+                          const std::set<std::string>& recompute) {
+  const Bytes saved = saved_without_recompute(l, hidden, e);
+  const auto again = [&](std::initializer_list<const char*> classes) {
+    int64_t bytes = 0;
+    for (const char* c : classes)
+      if (recompute.count(c)) bytes += saved.at(c);
+    return bytes;
+  };
+  const int64_t q = l.heads * l.head_dim, kv = l.kv_heads * l.head_dim,
+                width = l.dense_ffn + l.top_k * l.ffn + l.shared_ffn;
+  const int64_t rows = l.experts ? l.top_k : 1;
+  // mix: gradient in and out, of o's input, of q, k, v before and after rotary, of the norm (a sum
+  // of two at a time)
+  const int64_t mix = (5 * hidden + q + 2 * (q + 2 * kv)) * e.weight +
+                      again({"norm", "qkv", "rotary", "attention"});
+  // feed-forward: the stream's gradient, that of both products' outputs and inputs
+  const int64_t feed_forward = (2 * hidden + 2 * rows * hidden + 3 * width) * e.weight +
+                               again({"dispatch", "gate_up", "swiglu"}) +
+                               (l.experts ? 0 : again({"norm"}));
+  return std::max(mix, feed_forward);
+}
+
+int64_t logits_bytes(const ModelShape& model, const TrainingRun& run, const ElementBytes& e) {
+  const int64_t tokens =
+      std::clamp<int64_t>(run.max_logits / model.vocab, 1, std::max<int64_t>(run.tokens, 1));
+  // Computed in the wide type; a narrower copy of their gradient for the products.
+  return tokens * model.vocab * (e.wide + (e.weight < e.wide ? e.weight : 0));
+}
+
+}  // namespace
+
+ElementBytes element_bytes(Precision precision) {
+  switch (precision) {
+    case Precision::fp32:
+      return {4, 0, 4};
+    case Precision::fp64:
+      return {8, 0, 8};
+    case Precision::bf16:
+      return {2, 2, 4};  // the master's low 16 bits
+  }
+  throw std::logic_error("element_bytes: no such precision");
+}
+
+std::map<std::string, int64_t> saved_bytes_per_token(const LayerShape& layer, int64_t hidden,
+                                                     Precision precision,
+                                                     const std::set<std::string>& recompute) {
+  Bytes saved = saved_without_recompute(layer, hidden, element_bytes(precision));
+  for (const std::string& c : recipes_in_order())
+    if (recompute.count(c)) saved[c] = 0;
+  return saved;
+}
+
+std::vector<std::string> recomputable_classes(const ModelShape& model) {
+  std::vector<std::string> classes;
+  for (const std::string& c : recipes_in_order()) {
+    const bool some =
+        std::any_of(model.layers.begin(), model.layers.end(), [&](const LayerShape& l) {
+          return saved_without_recompute(l, model.hidden, element_bytes(Precision::fp32)).at(c) > 0;
+        });
+    if (some) classes.push_back(c);
+  }
+  return classes;
+}
+
+int64_t MemoryForecast::total() const {
+  int64_t sum = 0;
+  for (const MemoryRow& row : rows) sum += row.bytes;
+  return sum;
+}
+
+int64_t MemoryForecast::bytes(const std::string& what) const {
+  for (const MemoryRow& row : rows)
+    if (row.what == what) return row.bytes;
+  return 0;
+}
+
+std::string MemoryForecast::table() const {
+  std::string text;
+  const auto line = [&](const std::string& what, int64_t bytes) {
+    char buffer[96];
+    std::snprintf(buffer, sizeof buffer, "%-28s%12s\n", what.c_str(),
+                  human_bytes(static_cast<double>(bytes)).c_str());
+    text += buffer;
+  };
+  for (const MemoryRow& row : rows) line(row.what, row.bytes);
+  line("total", total());
+  return text;
+}
+
+MemoryForecast forecast_memory(const ModelShape& model, const TrainingRun& run) {
+  const ElementBytes e = element_bytes(run.precision);
+  const int64_t n = parameters(model).total;
+  MemoryForecast forecast;
+  const auto add = [&](std::string what, int64_t bytes) {
+    if (bytes > 0) forecast.rows.push_back({std::move(what), bytes});
+  };
+  add("weights", n * e.weight);
+  add("master, low bits", n * e.master);
+  add("gradients", n * e.wide);
+  add("optimizer moments", 2 * n * e.wide);
+
+  Bytes saved;
+  int64_t scratch =
+      3 * model.hidden * e.weight;  // head: normed states, their gradient, the stream's
+  for (const LayerShape& l : model.layers) {
+    for (const auto& [c, bytes] :
+         saved_bytes_per_token(l, model.hidden, run.precision, run.recompute))
+      saved[c] += bytes * run.tokens;
+    scratch = std::max(scratch, scratch_per_token(l, model.hidden, e, run.recompute));
+  }
+  saved["residual"] += model.hidden * e.weight * run.tokens;  // before the final norm
+  saved["statistics"] += e.wide * run.tokens;
+  for (const auto& [c, bytes] : saved) add("activations: " + c, bytes);
+
+  add("logits, one chunk", logits_bytes(model, run, e));
+  add("scratch", scratch * run.tokens);
+  add("data", run.data_bytes);
+  add("copy for saving", run.saves ? n * (e.weight + e.master + 2 * e.wide) : 0);
+  add("program and libtorch", run.base_bytes);
+  return forecast;
+}
+
+}  // namespace conclave::plan

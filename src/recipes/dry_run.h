@@ -1,0 +1,26 @@
+// What `conclave pretrain` settles before it starts: which model, whether the settings go together, and what --dry-run prints.
+#pragma once
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "recipes/pretrain_config.h"
+
+namespace conclave::recipes {
+
+struct ModelChoice {
+  nlohmann::json config;                      // the content of a config.json
+  std::string from;                           // what messages call it
+  std::map<std::string, std::string> places;  // of an inline config: where each key stands
+  std::string tokenizer_folder;
+};
+
+// Refuses what no single key shows: what is missing, impossible together, or without effect in this run.
+void check_pretrain(const PretrainConfig& c, const ConfigSource& source);
+
+ModelChoice choose_model(const PretrainConfig& c, const ConfigSource& source);
+
+// The effective config, parameters, memory forecast and the one-token page. Returns 0.
+int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, const std::string& config_path);
+
+}  // namespace conclave::recipes

@@ -1,0 +1,79 @@
+#include "recipes/model_io.h"
+
+#include <ATen/ops/zeros.h>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "models/registry.h"
+#include "train/state.h"
+
+namespace conclave::recipes {
+
+namespace {
+
+// What older exports hold beside the weights.
+const std::vector<std::string> kIgnored = {"*.rotary_emb.inv_freq"};
+
+void load_weights(const checkpoint::HfFolder& files, Model& m, const train::OfShard& into) {
+  const auto targets = train::load_targets(*m.units, into);
+  checkpoint::load_tensors(files, targets, kIgnored);
+  m.units->weights_changed();
+}
+
+}  // namespace
+
+at::ScalarType parse_dtype(const std::string& name, const std::string& where) {
+  if (name == "fp32") return at::kFloat;
+  if (name == "fp64") return at::kDouble;
+  if (name == "bf16") return at::kBFloat16;
+  throw ConfigError(where + ": expected fp32, bf16 or fp64, got `" + name + "`");
+}
+
+nn::Decoder describe_model(const nlohmann::json& config, const std::string& from, at::ScalarType dtype, double aux_coef,
+                           const std::map<std::string, std::string>& places) {
+  return models::make_decoder(config, from, {.dtype = dtype, .aux_coef = aux_coef, .places = places});
+}
+
+Model make_model(nlohmann::json config, const std::string& from, at::ScalarType dtype, bool training, double aux_coef,
+                 const std::map<std::string, std::string>& places) {
+  Model m;
+  m.config = std::move(config);
+  m.decoder = std::make_unique<nn::Decoder>(describe_model(m.config, from, dtype, aux_coef, places));
+  m.comm = comm::single();
+  m.units = std::make_unique<parallel::Units>(*m.decoder, *m.comm, parallel::UnitsOptions{.training = training});
+  m.dispatcher = std::make_unique<comm::LocalDispatcher>();
+  return m;
+}
+
+Model load_model(const std::string& folder, at::ScalarType dtype, bool training, double aux_coef) {
+  const checkpoint::HfFolder files(folder);
+  const std::string from = folder + "/config.json";
+  Model m = make_model(parse_json(files.config_json(), from), from, dtype, training, aux_coef);
+  load_weights(files, m, [&](size_t i) { return m.units->shards()[i].weights; });
+  return m;
+}
+
+optim::AdamW make_adamw(parallel::Units& units, const optim::AdamWConfig& config) {
+  std::vector<optim::FlatShard> shards;
+  for (const auto& s : units.shards()) shards.push_back({s.weights, s.grad, s.decay_ranges});
+  return optim::AdamW(config, std::move(shards));
+}
+
+void fill_new(Model& m, optim::AdamW& optimizer, uint64_t seed) {
+  std::vector<at::Tensor> masters;
+  parallel::initialise(*m.units, seed, m.decoder->initializer_range, &masters);
+  for (size_t i = 0; i < masters.size(); ++i)
+    if (masters[i].defined()) optimizer.set_master(i, masters[i]);
+}
+
+void fill_from_folder(const std::string& folder, Model& m, optim::AdamW& optimizer) {
+  const checkpoint::HfFolder files(folder);
+  std::vector<at::Tensor> masters(m.units->shards().size());
+  for (size_t i = 0; i < masters.size(); ++i)
+    if (optimizer.lo(i).defined()) masters[i] = at::zeros({m.units->shards()[i].range.size()}, at::kFloat);
+  load_weights(files, m, [&](size_t i) { return masters[i].defined() ? masters[i] : m.units->shards()[i].weights; });
+  for (size_t i = 0; i < masters.size(); ++i)
+    if (masters[i].defined()) optimizer.set_master(i, masters[i]);
+}
+
+}  // namespace conclave::recipes

@@ -1,0 +1,58 @@
+// The loop around a step: batches in, steps, log, validation, checkpoints, a clean stop.
+#pragma once
+#include <functional>
+#include <set>
+#include <string>
+
+#include "checkpoint/run_folder.h"
+#include "comm/dispatch.h"
+#include "data/packing.h"
+#include "nn/decoder.h"
+#include "optim/adamw.h"
+#include "parallel/micro_batch.h"
+#include "train/state.h"
+
+namespace conclave::train {
+
+struct LoopConfig {
+  int64_t steps = 1000;
+  int64_t rows = 16;        // packed rows a step
+  int64_t micro_rows = 16;  // of them at once
+  double clip_norm = 1;
+  std::set<std::string> recompute;
+  int64_t validate_every = 0;    // 0: at the end only
+  int64_t checkpoint_every = 0;  // 0: at the end only
+  std::function<double(int64_t step)> lr;  // of step 1, 2, …
+};
+
+// What is trained, introduced by the recipe. All outlive the loop.
+struct Parts {
+  nn::Decoder& decoder;
+  parallel::Units& units;
+  comm::Dispatcher& dispatcher;
+  optim::AdamW& optimizer;
+  const data::PackedDataset& train;
+  const data::PackedDataset* validation;  // none: no validation
+  data::Sampler& sampler;
+  checkpoint::RunFolder& folder;
+  // Adds config.json, the tokenizer's files and the like to the contents of a checkpoint.
+  std::function<void(checkpoint::FolderContents&)> complete;
+};
+
+struct LoopResult {
+  bool stopped = false;  // by a signal, after saving
+  double seconds = 0;    // of this process
+  int64_t tokens = 0;    // of this process, scored
+  double last_loss = 0, last_validation = 0;
+};
+
+// Runs from `state` to config.steps or until a stop is requested; saves at the end in either case. Throws what saving throws.
+LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state);
+
+// Rows of a dataset as the model takes them.
+parallel::Batch make_batch(const data::PackedBatch& packed);
+
+// Mean loss over the scored positions of all rows, nats a token; `micro_rows` at once.
+double validate(Parts& parts, int64_t micro_rows);
+
+}  // namespace conclave::train

@@ -1,0 +1,104 @@
+#include "train/state.h"
+
+#include <ATen/ops/full.h>
+
+#include <bit>
+
+#include "base/error.h"
+
+namespace conclave::train {
+namespace {
+
+// Calls f(piece, its part of `flat`, the part's first element within the piece) for each piece of each shard.
+template <class F>
+void each_piece(parallel::Units& units, const OfShard& of, const F& f) {
+  for (size_t i = 0; i < units.shards().size(); ++i) {
+    const auto& s = units.shards()[i];
+    const at::Tensor flat = of(i);
+    if (!flat.defined()) continue;
+    for (auto [index, part] : s.unit->layout().pieces_in(s.range)) {
+      const auto& piece = s.unit->layout().pieces[static_cast<size_t>(index)];
+      f(piece, flat.narrow(0, part.begin - s.range.begin, part.size()), part.begin - piece.at.begin);
+    }
+  }
+}
+
+// The numbers of a TrainState by name; the same list reads and writes.
+template <class F>
+void each_number(TrainState& s, const F& f) {
+  f("step", s.step);
+  f("sample", s.sample);
+  f("skipped", s.skipped);
+  f("tokens", s.tokens);
+  f("data", s.data);
+  f("best_validation", s.best_validation);
+}
+
+}  // namespace
+
+std::vector<checkpoint::NamedTensor> named_tensors(parallel::Units& units, const OfShard& of, const std::string& suffix) {
+  std::vector<checkpoint::NamedTensor> out;
+  each_piece(units, of, [&](const comm::Piece& piece, const at::Tensor& part, int64_t first) {
+    TORCH_CHECK(first == 0 && part.numel() == piece.at.size(), piece.name, ": expected a whole tensor; saving is for one rank");
+    out.push_back({piece.name + suffix, part.view(piece.shape)});
+  });
+  return out;
+}
+
+std::vector<checkpoint::LoadTarget> load_targets(parallel::Units& units, const OfShard& of, const std::string& suffix) {
+  std::vector<checkpoint::LoadTarget> out;
+  each_piece(units, of, [&](const comm::Piece& piece, const at::Tensor& part, int64_t first) {
+    out.push_back({piece.name + suffix, piece.shape, part, first});
+  });
+  return out;
+}
+
+checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& optimizer, const TrainState& state) {
+  checkpoint::FolderContents c;
+  c.tensors = named_tensors(units, [&](size_t i) { return units.shards()[i].weights; });
+  auto& moments = c.beside["optimizer.safetensors"];
+  auto add = [&](const OfShard& of, const char* suffix) {
+    for (auto& t : named_tensors(units, of, suffix)) moments.push_back(std::move(t));
+  };
+  add([&](size_t i) { return optimizer.m(i); }, ".m");
+  add([&](size_t i) { return optimizer.v(i); }, ".v");
+  add([&](size_t i) { return optimizer.lo(i); }, ".lo");
+  auto& numbers = c.beside["train_state.safetensors"];
+  TrainState copy = state;
+  each_number(copy, [&](const char* name, auto& number) {
+    using T = std::decay_t<decltype(number)>;
+    if constexpr (std::is_same_v<T, double>) numbers.push_back({name, at::full({}, number, at::kDouble)});
+    else numbers.push_back({name, at::full({}, std::bit_cast<int64_t>(number), at::kLong)});
+  });
+  return c;
+}
+
+TrainState restore(const std::string& folder, parallel::Units& units, optim::AdamW& optimizer) {
+  const checkpoint::HfFolder model(folder);
+  checkpoint::load_tensors(model, load_targets(units, [&](size_t i) { return units.shards()[i].weights; }));
+  std::vector<checkpoint::LoadTarget> targets;
+  auto add = [&](const OfShard& of, const char* suffix) {
+    for (auto& t : load_targets(units, of, suffix)) targets.push_back(std::move(t));
+  };
+  add([&](size_t i) { return optimizer.m(i); }, ".m");
+  add([&](size_t i) { return optimizer.v(i); }, ".v");
+  add([&](size_t i) { return optimizer.lo(i); }, ".lo");
+  checkpoint::load_tensors(checkpoint::SafetensorsFile(folder + "/optimizer.safetensors"), targets);
+  const std::string file = folder + "/train_state.safetensors";
+  const auto numbers = checkpoint::read_tensors(file);
+  TrainState state;
+  each_number(state, [&](const char* name, auto& number) {
+    using T = std::decay_t<decltype(number)>;
+    const auto found = numbers.find(name);
+    const auto dtype = std::is_same_v<T, double> ? at::kDouble : at::kLong;
+    if (found == numbers.end() || found->second.scalar_type() != dtype || found->second.numel() != 1)
+      throw RunError(file + ": expected one number `" + name + "`; the checkpoint is of another version, start again from its weights with model.from");
+    if constexpr (std::is_same_v<T, double>) number = found->second.template item<double>();
+    else number = std::bit_cast<T>(found->second.template item<int64_t>());
+  });
+  optimizer.set_steps(state.step - state.skipped);
+  units.weights_changed();
+  return state;
+}
+
+}  // namespace conclave::train

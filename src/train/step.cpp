@@ -1,0 +1,100 @@
+#include "train/step.h"
+
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "ops/adamw.h"
+
+namespace conclave::train {
+namespace {
+
+// Σ over ranks of a few numbers, in fp64 (counts are exact far beyond any batch).
+std::vector<double> sum_over_ranks(comm::Comm& comm, std::vector<double> numbers) {
+  if (comm.size() == 1) return numbers;
+  at::Tensor t = at::tensor(numbers, at::TensorOptions().dtype(at::kDouble));
+  comm.all_reduce(t);
+  std::copy_n(t.const_data_ptr<double>(), numbers.size(), numbers.begin());
+  return numbers;
+}
+
+int64_t count_scored(const at::Tensor& labels) {
+  const int64_t* l = labels.const_data_ptr<int64_t>();
+  return labels.numel() - std::count(l, l + labels.numel(), int64_t{-100});
+}
+
+double max_load(const nn::Decoder& decoder, const parallel::MicroBatch& batch) {
+  double most = 0;
+  for (size_t i = 0; i < decoder.layers.size(); ++i) {
+    if (!decoder.layers[i].block->has_experts()) continue;
+    const at::Tensor& loads = batch.loads(static_cast<int>(i));
+    const int64_t* l = loads.const_data_ptr<int64_t>();
+    double sum = 0, max = 0;
+    for (int64_t e = 0; e < loads.numel(); ++e) sum += static_cast<double>(l[e]), max = std::max(max, static_cast<double>(l[e]));
+    if (sum > 0) most = std::max(most, max * static_cast<double>(loads.numel()) / sum);
+  }
+  return most;
+}
+
+}  // namespace
+
+Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher, std::vector<parallel::Batch> batches,
+                     const std::set<std::string>& recompute) {
+  std::vector<double> counts{0, 0};
+  for (const auto& b : batches) {
+    counts[0] += static_cast<double>(count_scored(b.labels));
+    counts[1] += static_cast<double>(b.rows.row_offsets.size() - 1);
+  }
+  counts = sum_over_ranks(units.comm(), counts);
+  parallel::RunOptions run{.training = true, .recompute = recompute};
+  run.loss_seed = 1 / std::max(counts[0], 1.0);
+
+  units.zero_grads();
+  Gradients g;
+  for (auto& b : batches) {
+    b.rows.aux_seed = 1 / counts[1];
+    parallel::MicroBatch batch(decoder, units, dispatcher, std::move(b), run);
+    batch.forward();
+    g.loss_sum += batch.loss_sum();
+    g.aux += batch.aux();
+    g.max_load = std::max(g.max_load, max_load(decoder, batch));
+    batch.backward();
+  }
+  units.reduce_grads();
+  const auto sums = sum_over_ranks(units.comm(), {g.loss_sum, g.aux});
+  g.loss_sum = sums[0], g.aux = sums[1];
+  g.scored = static_cast<int64_t>(counts[0]);
+  return g;
+}
+
+double gradient_norm(parallel::Units& units) {
+  double sum = 0;
+  for (const auto& s : units.shards()) sum += ops::squared_sum(s.grad);
+  return std::sqrt(sum_over_ranks(units.comm(), {sum})[0]);
+}
+
+StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher, optim::AdamW& optimizer,
+                std::vector<parallel::Batch> batches, const StepOptions& options) {
+  const Gradients g = accumulate(decoder, units, dispatcher, std::move(batches), options.recompute);
+  StepResult r{.loss = g.loss_sum / std::max<double>(static_cast<double>(g.scored), 1), .aux = g.aux, .scored = g.scored};
+  r.max_load = g.max_load;
+  r.grad_norm = gradient_norm(units);
+  if (!std::isfinite(r.grad_norm) || !std::isfinite(r.loss)) {
+    r.skipped = true;
+    return r;
+  }
+  // As torch.nn.utils.clip_grad_norm_ scales.
+  const double scale = options.clip_norm > 0 ? std::min(1.0, options.clip_norm / (r.grad_norm + 1e-6)) : 1.0;
+  optimizer.step(options.lr, scale);
+  units.weights_changed();
+  return r;
+}
+
+Gradients evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher, parallel::Batch batch) {
+  parallel::MicroBatch micro(decoder, units, dispatcher, std::move(batch), {.training = false});
+  micro.forward();
+  return {.loss_sum = micro.loss_sum(), .scored = micro.scored()};
+}
+
+}  // namespace conclave::train

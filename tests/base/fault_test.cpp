@@ -1,0 +1,47 @@
+#include "base/fault.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+namespace conclave {
+namespace {
+
+// Passes the point `save` three times and `load` once in a process of its own. Returns the number
+// of passages of `save` survived, 100 + that if it was killed.
+int passages_survived(const char* kill_at) {
+  int pipe_ends[2];
+  EXPECT_EQ(::pipe(pipe_ends), 0);
+  pid_t child = ::fork();
+  if (child == 0) {
+    ::setenv("CONCLAVE_KILL_AT", kill_at, 1);
+    fault_point("load");
+    for (int i = 0; i < 3; ++i) {
+      fault_point("save");
+      if (::write(pipe_ends[1], "x", 1) != 1) ::_exit(1);
+    }
+    ::_exit(0);
+  }
+  ::close(pipe_ends[1]);
+  int count = 0, status = 0;
+  char byte;
+  while (::read(pipe_ends[0], &byte, 1) == 1) ++count;
+  ::close(pipe_ends[0]);
+  ::waitpid(child, &status, 0);
+  return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? 100 + count : count;
+}
+
+TEST(FaultPoint, KillsAtTheNamedPassageOnly) {
+  EXPECT_EQ(passages_survived("save"), 100);
+  EXPECT_EQ(passages_survived("save:1"), 100);
+  EXPECT_EQ(passages_survived("save:3"), 102);
+  EXPECT_EQ(passages_survived("save:4"), 3);
+  EXPECT_EQ(passages_survived("sav"), 3);
+  EXPECT_EQ(passages_survived(""), 3);
+}
+
+}  // namespace
+}  // namespace conclave

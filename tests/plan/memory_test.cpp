@@ -1,0 +1,101 @@
+#include "plan/memory.h"
+
+#include <gtest/gtest.h>
+
+#include "plan/cases.h"
+
+namespace conclave::plan {
+namespace {
+
+TEST(Memory, StatesByPrecision) {
+  const ModelShape m = qwen3_30b_a3b();
+  const int64_t n = 30'532'122'624;
+  const auto forecast = [&](Precision p) {
+    return forecast_memory(m, {.precision = p, .tokens = 4096});
+  };
+  EXPECT_EQ(forecast(Precision::fp32).bytes("weights"), 4 * n);
+  EXPECT_EQ(forecast(Precision::fp32).bytes("master, low bits"), 0);
+  EXPECT_EQ(forecast(Precision::fp32).bytes("gradients"), 4 * n);
+  EXPECT_EQ(forecast(Precision::fp32).bytes("optimizer moments"), 8 * n);
+  EXPECT_EQ(forecast(Precision::fp32).bytes("copy for saving"), 12 * n);
+  EXPECT_EQ(forecast(Precision::bf16).bytes("weights"), 2 * n);
+  EXPECT_EQ(forecast(Precision::bf16).bytes("master, low bits"), 2 * n);
+  EXPECT_EQ(forecast(Precision::bf16).bytes("gradients"), 4 * n);
+  EXPECT_EQ(forecast(Precision::bf16).bytes("copy for saving"), 12 * n);
+  EXPECT_EQ(forecast(Precision::fp64).bytes("optimizer moments"), 16 * n);
+}
+
+TEST(Memory, SavedBytesByHand) {
+  const LayerShape& l = tiny().layers[1];
+  const auto b = saved_bytes_per_token(l, 24, Precision::bf16);
+  EXPECT_EQ(b.at("residual"), 2 * 24 * 2);
+  EXPECT_EQ(b.at("norm"), 2 * 24 * 2);
+  EXPECT_EQ(b.at("statistics"), (2 + 4 + 2 + 4) * 4);
+  EXPECT_EQ(b.at("qkv"), (24 + 12 + 12) * 2);
+  EXPECT_EQ(b.at("rotary"), (24 + 12) * 2);
+  EXPECT_EQ(b.at("attention"), 24 * 2);
+  EXPECT_EQ(b.at("router"), (5 + 2) * 4);
+  EXPECT_EQ(b.at("layout"), 3 * 2 * 8);
+  EXPECT_EQ(b.at("dispatch"), 2 * 24 * 2);
+  EXPECT_EQ(b.at("gate_up"), 2 * 2 * 12 * 2);
+  EXPECT_EQ(b.at("swiglu"), 2 * 12 * 2);
+  const auto dense = saved_bytes_per_token(tiny().layers[0], 24, Precision::fp32);
+  EXPECT_EQ(dense.at("dispatch"), 0);
+  EXPECT_EQ(dense.at("router"), 0);
+  EXPECT_EQ(dense.at("gate_up"), 2 * 40 * 4);
+  EXPECT_EQ(dense.at("swiglu"), 40 * 4);
+}
+
+TEST(Memory, RecomputeTakesItsClassAwayAndNoOther) {
+  const ModelShape m = tiny();
+  const MemoryForecast whole = forecast_memory(m, {.tokens = 1000});
+  EXPECT_EQ(recomputable_classes(m), (std::vector<std::string>{"norm", "qkv", "rotary", "attention",
+                                                               "dispatch", "gate_up", "swiglu"}));
+  for (const std::string& c : recomputable_classes(m)) {
+    const MemoryForecast less = forecast_memory(m, {.tokens = 1000, .recompute = {c}});
+    EXPECT_GT(whole.bytes("activations: " + c), 0);
+    for (const MemoryRow& row : whole.rows) {
+      if (row.what == "scratch") continue;
+      EXPECT_EQ(less.bytes(row.what), row.what == "activations: " + c ? 0 : row.bytes) << row.what;
+    }
+    EXPECT_GE(less.bytes("scratch"), whole.bytes("scratch"));
+  }
+  ModelShape dense = m;
+  dense.layers.resize(1);
+  EXPECT_EQ(recomputable_classes(dense),
+            (std::vector<std::string>{"norm", "qkv", "rotary", "attention", "gate_up", "swiglu"}));
+}
+
+TEST(Memory, LogitsAreOneChunk) {
+  const ModelShape m = tiny();
+  const auto logits = [&](TrainingRun run) {
+    return forecast_memory(m, run).bytes("logits, one chunk");
+  };
+  EXPECT_EQ(logits({.tokens = 1000}), 1000 * 96 * 4);  // all tokens fit
+  EXPECT_EQ(logits({.tokens = 1000, .max_logits = 10 * 96 + 5}), 10 * 96 * 4);
+  EXPECT_EQ(logits({.tokens = 1000, .max_logits = 5}), 96 * 4);  // at least one token
+  EXPECT_EQ(logits({.precision = Precision::bf16, .tokens = 1000}), 1000 * 96 * 6);
+}
+
+TEST(Memory, TableShowsEveryRowAndTheTotal) {
+  const MemoryForecast f{{{"weights", 3 << 20}, {"gradients", 1536}}};
+  EXPECT_EQ(f.total(), (3 << 20) + 1536);
+  EXPECT_EQ(f.table(),
+            "weights                          3.0 MiB\n"
+            "gradients                        1.5 KiB\n"
+            "total                            3.0 MiB\n");
+  const MemoryForecast run =
+      forecast_memory(tiny(), {.tokens = 64, .data_bytes = 1000, .saves = false});
+  EXPECT_EQ(run.bytes("copy for saving"), 0);
+  EXPECT_EQ(run.bytes("data"), 1000);
+  EXPECT_EQ(run.bytes("program and libtorch"), int64_t{150} << 20);
+  int64_t sum = 0;
+  for (const MemoryRow& row : run.rows) {
+    EXPECT_GT(row.bytes, 0) << row.what;
+    sum += row.bytes;
+  }
+  EXPECT_EQ(run.total(), sum);
+}
+
+}  // namespace
+}  // namespace conclave::plan
