@@ -42,7 +42,7 @@ def demo():
     model = dict(config["model"]["config"])
     if "vocab_size" not in model:
         model["vocab_size"] = vocabulary(ROOT / config["data"]["tokenizer"] / "tokenizer.json")
-    return model, (config["batch"]["micro_rows"], config["data"]["seq_len"])
+    return model, (config["batch"]["rows"], config["data"]["seq_len"])
 
 
 def vocabulary(path):

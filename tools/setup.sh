@@ -115,7 +115,7 @@ setup_build() {
   if ((own_venv)); then
     [ -n "$cuda" ] && extra=tools/requirements-toolkit.txt
     step "installing libtorch 2.11.0 and CMake into .venv (about 600 MB)" \
-      pip_install --no-deps -r tools/requirements.txt -r "$extra"
+      pip_install --no-deps --no-compile -r tools/requirements.txt -r "$extra"
     message="libtorch 2.11.0 in .venv"
   else
     message="$python holds torch 2.11.0: used as it is"

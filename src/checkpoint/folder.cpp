@@ -45,7 +45,8 @@ WeightMap read_index(const fs::path& path) {
 
 HfFolder::HfFolder(const fs::path& path) : path_(path) {
   if (!path_exists(path)) recover(path);
-  if (!fs::is_directory(path))
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored))
     throw RunError(path.string() + ": expected a model folder, found no folder there");
   if (!path_exists(path / "config.json"))
     throw RunError(path.string() +

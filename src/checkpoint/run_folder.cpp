@@ -72,6 +72,7 @@ std::optional<FoundCheckpoint> find_latest(const fs::path& run, Verify how,
   if (linked < 0 && steps.empty()) return std::nullopt;
   const int64_t newest = linked >= 0 ? linked : steps.back();
   const fs::path path = run / step_name(newest);
+  if (!path_exists(path)) recover(path);
   const std::string damage = path_exists(path) ? find_damage(path, how) : "the folder is not there";
   if (damage.empty()) return FoundCheckpoint{newest, path};
 
@@ -117,7 +118,7 @@ void RunFolder::remove_leftovers() const {
     if (name.compare(kind, 5, ".old-") == 0 && !path_exists(path_ / of))
       rename_path(path_ / name, path_ / of);
     else
-      fs::remove_all(path_ / name);
+      remove_folder(path_ / name);
   }
 }
 

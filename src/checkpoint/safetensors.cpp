@@ -3,6 +3,8 @@
 #include <ATen/ops/from_blob.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/fault.h"
 #include "base/hash.h"

@@ -95,6 +95,7 @@ void save_folder(const fs::path& target, const FolderContents& contents) {
               contents.max_shard_bytes);
   StagedFolder staged(target);
   Manifest manifest;
+  write_model(staged.path(), contents, manifest);
   manifest["config.json"] = write_text(staged.path() / "config.json", contents.config_json);
   for (const auto& [name, text] : contents.files) {
     check_free(name, manifest);
@@ -104,7 +105,6 @@ void save_folder(const fs::path& target, const FolderContents& contents) {
     check_free(name, manifest);
     manifest[name] = write_safetensors(staged.path() / name, tensors);
   }
-  write_model(staged.path(), contents, manifest);
   write_manifest(staged.path(), manifest);
   fault_point("save/after_manifest");
   staged.commit();

@@ -57,7 +57,8 @@ std::vector<fs::path> hidden_siblings(const fs::path& target, const char* kind) 
 }  // namespace
 
 fs::path hidden_sibling(const fs::path& target, const char* kind) {
-  return target.parent_path() / format(".%s.%s-%d", target.filename().c_str(), kind, static_cast<int>(getpid()));
+  return target.parent_path() /
+         format(".%s.%s-%d", target.filename().c_str(), kind, static_cast<int>(getpid()));
 }
 
 StagedFolder::StagedFolder(const fs::path& target) : target_(without_slash(target)) {
@@ -122,7 +123,7 @@ void recover(const fs::path& path) {
       rename_path(old, target);
   }
   for (const fs::path& left : hidden_siblings(target, "tmp"))
-    if (!owner_lives(left.filename())) fs::remove_all(left);
+    if (!owner_lives(left.filename())) remove_folder(left);
 }
 
 void replace_link(const fs::path& link, const std::string& to) {

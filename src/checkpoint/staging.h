@@ -6,7 +6,8 @@
 
 namespace conclave::checkpoint {
 
-// runs/a → runs/.a.KIND-PID; kinds: tmp (being written), old (set aside while its successor takes its place).
+// runs/a → runs/.a.KIND-PID; kinds: tmp (being written), old (set aside while its successor takes
+// its place).
 std::filesystem::path hidden_sibling(const std::filesystem::path& target, const char* kind);
 
 // A hidden folder beside `target` on the same file system; removed again unless committed.

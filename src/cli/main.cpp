@@ -1,5 +1,5 @@
-// The program: verbs to recipes, errors to one line and an exit status. 0 the end was reached · 75 stopped by a signal after
-// saving · 2 usage or config · 1 run time.
+// The program: verbs to recipes, errors to one line and an exit status. 0 the end was reached · 75
+// stopped by a signal after saving · 2 usage or config · 1 run time.
 #include <c10/util/Exception.h>
 
 #include <CLI/CLI.hpp>
@@ -13,7 +13,8 @@ namespace {
 
 using namespace conclave;
 
-// A broken contract inside the program: its first line without the stack, which is of use to nobody at a terminal.
+// A broken contract inside the program: its first line without the stack, which is of use to nobody
+// at a terminal.
 std::string first_line(const c10::Error& error) {
   std::string text = error.what_without_backtrace();
   return text.substr(0, text.find('\n'));
@@ -53,7 +54,10 @@ int main(int argc, char** argv) {
   } catch (const c10::Error& error) {
     return fail("internal error: " + first_line(error), 1);
   } catch (const std::bad_alloc&) {
-    return fail("out of memory; make batch.micro_rows or the model smaller, or recompute more (memory.recompute)", 1);
+    return fail(
+        "out of memory; make batch.micro_rows or the model smaller, or recompute more "
+        "(memory.recompute)",
+        1);
   } catch (const std::exception& error) {
     return fail(std::string("internal error: ") + error.what(), 1);
   }

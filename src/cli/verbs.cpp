@@ -27,18 +27,24 @@ struct ConfigVerb {
 };
 
 // CONFIG.yaml, --set and --dry-run, as all verbs with a config take them.
-CLI::App* add_config_verb(CLI::App& app, const char* name, const char* help, std::shared_ptr<ConfigVerb> v, bool needs_config) {
+CLI::App* add_config_verb(CLI::App& app, const char* name, const char* help,
+                          std::shared_ptr<ConfigVerb> v, bool needs_config) {
   CLI::App* verb = app.add_subcommand(name, help);
   auto* config = verb->add_option("config", v->config, "YAML file");
   if (needs_config) config->required();
-  verb->add_option("--set", v->sets, "a.b=c: replaces one setting")->take_all()->expected(1)->allow_extra_args(false);
+  verb->add_option("--set", v->sets, "a.b=c: replaces one setting")
+      ->take_all()
+      ->expected(1)
+      ->allow_extra_args(false);
   verb->add_flag("--dry-run", v->dry_run, "say what would be done, and do nothing");
   return verb;
 }
 
 void add_run_verb(CLI::App& app, int& status, const char* name, const char* help, Run run) {
   auto v = std::make_shared<ConfigVerb>();
-  add_config_verb(app, name, help, v, true)->callback([v, run, &status] { status = run(v->config, v->sets, v->dry_run); });
+  add_config_verb(app, name, help, v, true)->callback([v, run, &status] {
+    status = run(v->config, v->sets, v->dry_run);
+  });
 }
 
 void add_generate(CLI::App& app, int& status) {
@@ -57,7 +63,10 @@ void add_generate(CLI::App& app, int& status) {
       std::replace(flag.begin(), flag.end(), '_', '-');
       if (verb->count(flag) == 0) continue;
       const bool text = key == "prompt" || key == "model";
-      v->sets.push_back(key + "=" + (text ? nlohmann::json(value).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) : value));
+      v->sets.push_back(key + "=" +
+                        (text ? nlohmann::json(value).dump(-1, ' ', false,
+                                                           nlohmann::json::error_handler_t::replace)
+                              : value));
     }
     status = recipes::generate(v->config, v->sets, v->dry_run);
   });
@@ -65,12 +74,17 @@ void add_generate(CLI::App& app, int& status) {
 
 void add_forward(CLI::App& app) {
   auto o = std::make_shared<recipes::ForwardOptions>();
-  CLI::App* verb = app.add_subcommand("forward", "logits, loss, experts and gradients of a model on given ids, to compare with a reference");
+  CLI::App* verb = app.add_subcommand(
+      "forward",
+      "logits, loss, experts and gradients of a model on given ids, to compare with a reference");
   verb->add_option("--model", o->model, "model folder")->required();
-  verb->add_option("--ids", o->ids, "safetensors with input_ids and maybe labels, I64 [batch, seq]")->required();
+  verb->add_option("--ids", o->ids, "safetensors with input_ids and maybe labels, I64 [batch, seq]")
+      ->required();
   verb->add_option("--out", o->out, "safetensors to write")->required();
   verb->add_flag("--grads", o->grads, "also the gradient of each parameter");
-  verb->add_option("--steps", o->steps, "this many AdamW steps on ids [steps, batch, seq]; writes losses only")->check(CLI::PositiveNumber);
+  verb->add_option("--steps", o->steps,
+                   "this many AdamW steps on ids [steps, batch, seq]; writes losses only")
+      ->check(CLI::PositiveNumber);
   verb->add_flag("--timings", o->timings, "with --steps: also the seconds of each");
   verb->add_option("--dtype", o->dtype, "fp32, fp64 or bf16")->capture_default_str();
   verb->callback([o] { recipes::forward(*o); });
@@ -97,7 +111,8 @@ std::string keys_of(const std::string& verb) {
 
 void add_help(CLI::App& app) {
   auto topic = std::make_shared<std::string>();
-  CLI::App* verb = app.add_subcommand("help", "this overview, or the flags and config keys of a verb");
+  CLI::App* verb =
+      app.add_subcommand("help", "this overview, or the flags and config keys of a verb");
   verb->add_option("verb", *topic);
   verb->callback([topic, &app] {
     if (topic->empty()) {
@@ -106,9 +121,11 @@ void add_help(CLI::App& app) {
     }
     const auto found = app.get_subcommands([&](CLI::App* a) { return a->get_name() == *topic; });
     CLI::App* about = found.empty() ? nullptr : found.front();
-    if (!about) throw ConfigError("help: there is no verb `" + *topic + "`; conclave help lists them");
+    if (!about)
+      throw ConfigError("help: there is no verb `" + *topic + "`; conclave help lists them");
     std::fputs(about->help().c_str(), stdout);
-    if (const std::string keys = keys_of(*topic); !keys.empty()) std::printf("\nKeys of the config:\n%s", keys.c_str());
+    if (const std::string keys = keys_of(*topic); !keys.empty())
+      std::printf("\nKeys of the config:\n%s", keys.c_str());
   });
 }
 
@@ -131,7 +148,8 @@ void add_verbs(CLI::App& app, int& status) {
   add_run_verb(app, status, "pretrain", "train a model on text", recipes::pretrain);
   add_generate(app, status);
   add_forward(app);
-  add_run_verb(app, status, "train-tokenizer", "make a byte-level BPE tokenizer from text", recipes::train_tokenizer);
+  add_run_verb(app, status, "train-tokenizer", "make a byte-level BPE tokenizer from text",
+               recipes::train_tokenizer);
   add_tokenize(app);
   add_help(app);
 }

@@ -8,8 +8,8 @@ class App;
 
 namespace conclave::cli {
 
-// Adds a subcommand a verb; each runs its recipe while the line is parsed and sets `status` to the exit status of a run that did
-// not throw (0 or 75).
+// Adds a subcommand a verb; each runs its recipe while the line is parsed and sets `status` to the
+// exit status of a run that did not throw (0 or 75).
 void add_verbs(CLI::App& app, int& status);
 // What `conclave help` prints.
 std::string overview();

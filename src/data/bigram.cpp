@@ -22,7 +22,8 @@ Bigram::Bigram(const TokenizedText& train, int64_t vocab)
     for (size_t i = 0; i < ids.size(); ++i) {
       TORCH_CHECK(ids[i] >= 0 && ids[i] < vocab, "expected tokens below ", vocab, ", got ", ids[i]);
       ++counts[ids[i]];
-      if (i > 0) pairs.push_back(static_cast<uint64_t>(ids[i - 1]) << 32 | static_cast<uint32_t>(ids[i]));
+      if (i > 0)
+        pairs.push_back(static_cast<uint64_t>(ids[i - 1]) << 32 | static_cast<uint32_t>(ids[i]));
     }
   }
   const auto kinds = vocab - std::count(counts.begin(), counts.end(), 0);

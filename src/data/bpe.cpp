@@ -14,7 +14,7 @@ namespace {
 constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
 constexpr uint64_t kNoKey = ~uint64_t{0};
 constexpr uint64_t kOdd = 0x9E3779B97F4A7C15;  // 2^64 over the golden ratio
-constexpr size_t kLongestCached = 256;  // bytes
+constexpr size_t kLongestCached = 256;         // bytes
 constexpr size_t kShort = 48;  // symbols up to which searching all pairs is the quicker way
 
 uint64_t mix(uint64_t x) {
@@ -163,7 +163,8 @@ void Bpe::encode(std::string_view word, WordCache& cache, std::vector<int32_t>& 
     auto byte = static_cast<uint8_t>(word[i]);
     symbols[i] = byte_ids_[byte];
     if (symbols[i] < 0)
-      throw RunError(format("the text has the byte 0x%02X, which is no token of the vocabulary", byte));
+      throw RunError(
+          format("the text has the byte 0x%02X, which is no token of the vocabulary", byte));
   }
   symbols.size() <= kShort ? merge_short(symbols) : merge_long(symbols);
   if (word.size() <= kLongestCached) cache.add(word, symbols);

@@ -143,10 +143,10 @@ BpeTrainer::BpeTrainer(TokenizerTraining config) : state_(std::make_unique<State
                         token + "\"" + (token.empty() ? "" : " twice"));
   int64_t least = 256 + static_cast<int64_t>(special.size());
   if (config.vocab_size < least)
-    throw ConfigError(format("`vocab_size`: expected at least %lld (256 bytes and %zu special "
-                             "tokens), got %lld",
-                             static_cast<long long>(least), special.size(),
-                             static_cast<long long>(config.vocab_size)));
+    throw ConfigError(format(
+        "`vocab_size`: expected at least %lld (256 bytes and %zu special "
+        "tokens), got %lld",
+        static_cast<long long>(least), special.size(), static_cast<long long>(config.vocab_size)));
   state_->config = std::move(config);
 }
 BpeTrainer::~BpeTrainer() = default;

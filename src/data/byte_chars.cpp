@@ -11,15 +11,15 @@ constexpr bool stands_for_itself(int byte) {
 
 constexpr int kChars = 0x100 + 68;  // characters are below this
 
-struct Tables {
+struct ByteTables {
   std::array<uint8_t, 256> order;
   std::array<std::string, 256> chars;
   std::array<int16_t, kChars> bytes;  // −1: stands for none
 };
 
-const Tables& tables() {
-  static const Tables tables = [] {
-    Tables t;
+const ByteTables& byte_tables() {
+  static const ByteTables tables = [] {
+    ByteTables t;
     t.bytes.fill(-1);
     char32_t next = 0x100;
     for (int byte = 0; byte < 256; ++byte) {
@@ -37,11 +37,11 @@ const Tables& tables() {
 
 }  // namespace
 
-const std::array<uint8_t, 256>& bytes_in_char_order() { return tables().order; }
+const std::array<uint8_t, 256>& bytes_in_char_order() { return byte_tables().order; }
 
 std::string to_byte_chars(std::string_view bytes) {
   std::string chars;
-  for (char byte : bytes) chars += tables().chars[static_cast<uint8_t>(byte)];
+  for (char byte : bytes) chars += byte_tables().chars[static_cast<uint8_t>(byte)];
   return chars;
 }
 
@@ -49,8 +49,8 @@ std::optional<std::string> from_byte_chars(std::string_view chars) {
   std::string bytes;
   for (size_t at = 0; at < chars.size();) {
     char32_t c = next_code_point(chars, at);
-    if (c >= kChars || tables().bytes[c] < 0) return std::nullopt;
-    bytes += static_cast<char>(tables().bytes[c]);
+    if (c >= kChars || byte_tables().bytes[c] < 0) return std::nullopt;
+    bytes += static_cast<char>(byte_tables().bytes[c]);
   }
   return bytes;
 }

@@ -13,7 +13,7 @@
 namespace conclave::data {
 namespace {
 
-struct Tables {
+struct NfcTables {
   std::unordered_map<char32_t, std::pair<char32_t, char32_t>> parts;  // second 0: a single
   std::unordered_map<uint64_t, char32_t> wholes;                      // first << 32 | second
   std::unordered_map<char32_t, uint8_t> classes;
@@ -27,9 +27,9 @@ char read_number(const char*& at, char32_t& number) {
   return *end;
 }
 
-const Tables& tables() {
-  static const Tables tables = [] {
-    Tables t;
+const NfcTables& tables() {
+  static const NfcTables tables = [] {
+    NfcTables t;
     char32_t a, b = 0, c = 0;
     for (const char* at = kNfcPairs; *at;) {
       if (char mark = read_number(at, a); mark == ':') {
@@ -132,7 +132,8 @@ void compose_all(std::vector<char32_t>& chars) {
 }  // namespace
 
 std::string to_nfc(std::string_view text) {
-  // Below U+0300 (bytes CC 80) nothing decomposes for good, reorders or joins what stands before it.
+  // Below U+0300 (bytes CC 80) nothing decomposes for good, reorders or joins what stands before
+  // it.
   bool plain = std::all_of(text.begin(), text.end(),
                            [](char byte) { return static_cast<uint8_t>(byte) < 0xCC; });
   if (plain) return std::string(text);

@@ -1,5 +1,6 @@
 // Unicode normalization form C: characters composed as far as they have a composed form, marks in
-// canonical order. Source: Unicode Standard Annex 15; data of Unicode 14.
+// canonical order. Source: Unicode Standard Annex 15; data of Unicode 9, as the `tokenizers`
+// package has it.
 #pragma once
 #include <string>
 #include <string_view>

@@ -27,8 +27,7 @@ PackedDataset::PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t 
   for (int64_t d = 0; d < docs; ++d)
     if (starts_[d + 1] > starts_[d]) --scored_before_[(starts_[d + 1] - 1) / seq_len_ + 1];
   for (int64_t i = 0; i < rows_; ++i)
-    scored_before_[i + 1] +=
-        scored_before_[i] + std::min(seq_len_, text_->tokens() - i * seq_len_);
+    scored_before_[i + 1] += scored_before_[i] + std::min(seq_len_, text_->tokens() - i * seq_len_);
 }
 
 PackedRow PackedDataset::row(int64_t i) const {

@@ -59,10 +59,9 @@ std::unique_ptr<PreTokenizerStep> read_split(const Json& value, const std::strin
   if (behavior != "Isolated" && behavior != "Removed")
     refuse(file, at + ".behavior", "\"Isolated\" or \"Removed\"", behavior);
   try {
-    return split_step(
-        pattern["Regex"].get<std::string>(),
-        behavior == "Isolated" ? SplitBehavior::isolated : SplitBehavior::removed,
-        get<bool>(value, "invert", file));
+    return split_step(pattern["Regex"].get<std::string>(),
+                      behavior == "Isolated" ? SplitBehavior::isolated : SplitBehavior::removed,
+                      get<bool>(value, "invert", file));
   } catch (const std::invalid_argument& error) {
     refuse(file, at + ".pattern", std::string("a pattern that is taken (") + error.what() + ")",
            pattern);

@@ -18,8 +18,8 @@ std::string message_of(int error) {
   return reinterpret_cast<const char*>(text);
 }
 
-// The pattern as PCRE2 reads it. Its own \s also takes U+180E, which is no White_Space since Unicode
-// 6.3; \w, \b and \h mean other sets in Oniguruma, and no published pattern needs them.
+// The pattern as PCRE2 reads it. Its own \s also takes U+180E, which is no White_Space since
+// Unicode 6.3; \w, \b and \h mean other sets in Oniguruma, and no published pattern needs them.
 std::string for_pcre2(const std::string& pattern) {
   constexpr std::string_view kLetters = "pPdDrntfvx";
   std::string out;
@@ -77,8 +77,9 @@ Regex::Regex(const std::string& pattern) : pattern_(pattern), code_(std::make_un
   std::string ours = for_pcre2(pattern);
   int error = 0;
   PCRE2_SIZE offset = 0;
-  code_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(ours.data()), ours.size(),
-                              PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
+  code_->code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(ours.data()), ours.size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
   if (code_->code == nullptr) throw std::invalid_argument(message_of(error));
   uint32_t matches_empty = 0;
   pcre2_pattern_info(code_->code, PCRE2_INFO_MATCHEMPTY, &matches_empty);
@@ -96,9 +97,7 @@ Regex::Matches::Matches(const Regex& regex, std::string_view text)
   if (match_data_ == nullptr) throw std::bad_alloc();
 }
 
-Regex::Matches::~Matches() {
-  pcre2_match_data_free(static_cast<pcre2_match_data*>(match_data_));
-}
+Regex::Matches::~Matches() { pcre2_match_data_free(static_cast<pcre2_match_data*>(match_data_)); }
 
 bool Regex::Matches::next() {
   if (end_ >= text_.size()) return false;

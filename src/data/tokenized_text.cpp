@@ -95,14 +95,14 @@ TokenizedCorpus tokenize(const Corpus& corpus, const Tokenizer& tokenizer, int32
 
 void refuse_empty(const TokenizedCorpus& corpus, const TextConfig& config) {
   bool asks = config.validation_every || config.validation_fraction > 0;
-  const char* empty = corpus.train->docs() == 0             ? "training"
+  const char* empty = corpus.train->docs() == 0            ? "training"
                       : asks && !corpus.validation->docs() ? "validation"
-                                                            : nullptr;
+                                                           : nullptr;
   if (empty)
-    throw RunError(format("of %lld documents none is left for %s; give more documents or another "
-                          "validation_fraction or validation_every",
-                          static_cast<long long>(corpus.train->docs() + corpus.validation->docs()),
-                          empty));
+    throw RunError(
+        format("of %lld documents none is left for %s; give more documents or another "
+               "validation_fraction or validation_every",
+               static_cast<long long>(corpus.train->docs() + corpus.validation->docs()), empty));
 }
 
 }  // namespace

@@ -16,11 +16,8 @@ namespace {
 // The tokens that are looked for before (`normalized` false) or after normalization.
 AddedTokenFinder finder(const TokenizerFile& file, bool normalized) {
   std::vector<AddedToken> tokens;
-  for (AddedToken token : file.added)
-    if (token.normalized == normalized) {
-      if (normalized && file.nfc) token.content = to_nfc(token.content);
-      tokens.push_back(std::move(token));
-    }
+  for (const AddedToken& token : file.added)
+    if (token.normalized == normalized) tokens.push_back(token);
   return AddedTokenFinder(std::move(tokens));
 }
 

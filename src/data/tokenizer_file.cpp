@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "data/byte_chars.h"
+#include "data/nfc.h"
 
 namespace conclave::data {
 namespace {
@@ -77,8 +78,7 @@ class Reader {
 
   // The id must be free; the token decodes to the bytes of its characters, or to itself.
   void add_token(const std::string& token, int64_t id, const std::string& key) {
-    if (id < 0 || id > kMaxId)
-      refuse(key, "an id from 0 to " + std::to_string(kMaxId), id);
+    if (id < 0 || id > kMaxId) refuse(key, "an id from 0 to " + std::to_string(kMaxId), id);
     size_t at = static_cast<size_t>(id);
     if (at >= out_.texts.size()) out_.texts.resize(at + 1);
     if (!out_.texts[at].empty()) refuse(key, "an id that no other token has", id);
@@ -90,10 +90,10 @@ class Reader {
     if (!model.is_object()) refuse("model", "an object", model);
     if (get_or<std::string>(model, "type", file_, "BPE") != "BPE")
       refuse("model", "one of type BPE", model);
-    refuse_other_keys(model, "model.",
-                      {"type", "dropout", "unk_token", "continuing_subword_prefix",
-                       "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges", "vocab",
-                       "merges"});
+    refuse_other_keys(
+        model, "model.",
+        {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
+         "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
     if (get_or<double>(model, "dropout", file_, 0) != 0)
       refuse("model.dropout", "null or 0", model["dropout"]);
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
@@ -107,7 +107,8 @@ class Reader {
     // With every byte a token nothing is ever unknown.
     const Json& unknown = member(model, "unk_token");
     for (uint8_t byte : bytes_in_char_order())
-      if (!unknown.is_null() && !out_.ids.contains(to_byte_chars({reinterpret_cast<char*>(&byte), 1})))
+      if (!unknown.is_null() &&
+          !out_.ids.contains(to_byte_chars({reinterpret_cast<char*>(&byte), 1})))
         refuse("model.unk_token", "null, since a byte is no token", unknown);
   }
 
@@ -117,7 +118,8 @@ class Reader {
       std::string key = "model.vocab." + token;
       if (token.empty()) refuse("model.vocab", "tokens that are not empty", token);
       if (!id.is_number_integer()) refuse(key, "a whole number", id);
-      add_token(token, id.is_number_unsigned() && id > kMaxId ? kMaxId + 1 : id.get<int64_t>(), key);
+      add_token(token, id.is_number_unsigned() && id > kMaxId ? kMaxId + 1 : id.get<int64_t>(),
+                key);
     }
     out_.tokens.resize(out_.texts.size());
     for (const auto& [token, id] : out_.ids)
@@ -154,17 +156,20 @@ class Reader {
   void read_added(const Json& list) {
     if (list.is_null()) return;
     if (!list.is_array()) refuse("added_tokens", "a list", list);
-    int64_t next = static_cast<int64_t>(out_.ids.size());  // the id of a token that the model has not
+    int64_t next =
+        static_cast<int64_t>(out_.ids.size());  // the id of a token that the model has not
     for (size_t i = 0; i < list.size(); ++i) {
       std::string at = "added_tokens[" + std::to_string(i) + "]";
       const Json& value = list[i];
       if (!value.is_object()) refuse(at, "an object", value);
-      refuse_other_keys(value, at + ".",
-                        {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
+      refuse_other_keys(
+          value, at + ".",
+          {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
       for (const char* key : {"single_word", "lstrip", "rstrip"})
         if (get<bool>(value, key, file_)) refuse(at + "." + key, "false", true);
       AddedToken token{get<std::string>(value, "content", file_), 0,
                        get<bool>(value, "special", file_), get<bool>(value, "normalized", file_)};
+      if (token.normalized && out_.nfc) token.content = to_nfc(token.content);
       if (token.content.empty()) refuse(at + ".content", "text that is not empty", "");
       for (const AddedToken& other : out_.added)
         if (other.content == token.content) refuse(at + ".content", "a token once", token.content);

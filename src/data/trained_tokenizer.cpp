@@ -1,4 +1,5 @@
-// The files of a trained tokenizer, written by hand so that ids stand in order and the bytes are the same everywhere.
+// The files of a trained tokenizer, written by hand so that ids stand in order and the bytes are
+// the same everywhere.
 #include <nlohmann/json.hpp>
 
 #include "base/files.h"
@@ -19,24 +20,26 @@ std::string TrainedTokenizer::to_json() const {
   std::string out = "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n";
   out += "  \"added_tokens\": [";
   for (size_t i = 0; i < special_tokens.size(); ++i)
-    out += std::string(i == 0 ? "\n" : ",\n") + "    {\"id\": " + std::to_string(tokens.size() + i) +
+    out += std::string(i == 0 ? "\n" : ",\n") +
+           "    {\"id\": " + std::to_string(tokens.size() + i) +
            ", \"content\": " + json_text(special_tokens[i]) +
            ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
            "\"normalized\": false, \"special\": true}";
   out += "\n  ],\n  \"normalizer\": null,\n";
-  out += "  \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [\n"
-         "    {\"type\": \"Split\", \"pattern\": {\"Regex\": " +
-         json_text(kQwen2Pattern) +
-         "}, \"behavior\": \"Isolated\", \"invert\": false},\n"
-         "    {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": false, "
-         "\"use_regex\": false}\n  ]},\n"
-         "  \"post_processor\": null,\n"
-         "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false, "
-         "\"trim_offsets\": false, \"use_regex\": false},\n"
-         "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-         "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
-         "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n"
-         "    \"vocab\": {";
+  out +=
+      "  \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [\n"
+      "    {\"type\": \"Split\", \"pattern\": {\"Regex\": " +
+      json_text(kQwen2Pattern) +
+      "}, \"behavior\": \"Isolated\", \"invert\": false},\n"
+      "    {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": false, "
+      "\"use_regex\": false}\n  ]},\n"
+      "  \"post_processor\": null,\n"
+      "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false, "
+      "\"trim_offsets\": false, \"use_regex\": false},\n"
+      "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+      "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
+      "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n"
+      "    \"vocab\": {";
   for (size_t id = 0; id < chars.size(); ++id)
     out += (id == 0 ? "\n      " : ",\n      ") + json_text(chars[id]) + ": " + std::to_string(id);
   out += "\n    },\n    \"merges\": [";

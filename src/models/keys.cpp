@@ -28,7 +28,8 @@ void Keys::refuse_unknown(const std::set<std::string>& without_effect_here) cons
   for (const auto& [key, place] : places_) {
     if (asked_.count(key) || without_effect_here.count(key)) continue;
     const std::string near = nearest(key, {asked_.begin(), asked_.end()});
-    throw ConfigError(place + ": unknown key `" + key + "` of this architecture" + (near.empty() ? "" : "; did you mean `" + near + "`?"));
+    throw ConfigError(place + ": unknown key `" + key + "` of this architecture" +
+                      (near.empty() ? "" : "; did you mean `" + near + "`?"));
   }
 }
 
@@ -40,7 +41,9 @@ int64_t Keys::count(const std::vector<std::string>& names) const {
   return v->get<int64_t>();
 }
 
-int64_t Keys::count(const std::vector<std::string>& names, int64_t otherwise) const { return find(names) ? count(names) : otherwise; }
+int64_t Keys::count(const std::vector<std::string>& names, int64_t otherwise) const {
+  return find(names) ? count(names) : otherwise;
+}
 
 double Keys::number(const std::vector<std::string>& names, double otherwise) const {
   const auto* v = find(names);
@@ -69,7 +72,8 @@ std::vector<int64_t> Keys::indices(const std::string& name) const {
   if (!v) return out;
   if (!v->is_array()) refuse(name, "expected a list of integers, got " + v->dump());
   for (const auto& i : *v) {
-    if (!i.is_number_integer() || i.get<int64_t>() < 0) refuse(name, "expected integers of at least 0, got " + i.dump());
+    if (!i.is_number_integer() || i.get<int64_t>() < 0)
+      refuse(name, "expected integers of at least 0, got " + i.dump());
     out.push_back(i.get<int64_t>());
   }
   return out;

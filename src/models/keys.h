@@ -1,5 +1,5 @@
-// Reading the keys of a config.json: typed, with messages that name the file and the key, and with the names of transformers 5 and
-// of published checkpoints side by side.
+// Reading the keys of a config.json: typed, with messages that name the file and the key, and with
+// the names of transformers 5 and of published checkpoints side by side.
 #pragma once
 #include <map>
 #include <nlohmann/json.hpp>
@@ -13,23 +13,27 @@ namespace conclave::models {
 
 class Keys {
  public:
-  // `from` names the file in messages. `places`: where each top-level key stands, for a config that is written inline in a YAML
-  // file; empty for a config.json.
-  Keys(const nlohmann::json& config, std::string from, std::map<std::string, std::string> places = {})
+  // `from` names the file in messages. `places`: where each top-level key stands, for a config that
+  // is written inline in a YAML file; empty for a config.json.
+  Keys(const nlohmann::json& config, std::string from,
+       std::map<std::string, std::string> places = {})
       : config_(config), from_(std::move(from)), places_(std::move(places)) {}
 
-  // The first of `names` that is there and not null; `{"rope_parameters", "rope_theta"}` style paths are written "a.b".
+  // The first of `names` that is there and not null; `{"rope_parameters", "rope_theta"}` style
+  // paths are written "a.b".
   const nlohmann::json* find(const std::vector<std::string>& names) const;
 
-  int64_t count(const std::vector<std::string>& names) const;                    // an integer ≥ 1; required
-  int64_t count(const std::vector<std::string>& names, int64_t otherwise) const; // or `otherwise` where it is absent
+  int64_t count(const std::vector<std::string>& names) const;  // an integer ≥ 1; required
+  int64_t count(const std::vector<std::string>& names,
+                int64_t otherwise) const;  // or `otherwise` where it is absent
   double number(const std::vector<std::string>& names, double otherwise) const;
   bool flag(const std::string& name, bool otherwise) const;
   std::string text(const std::vector<std::string>& names, const std::string& otherwise) const;
-  std::vector<int64_t> indices(const std::string& name) const;                   // integers ≥ 0; empty where absent
+  std::vector<int64_t> indices(const std::string& name) const;  // integers ≥ 0; empty where absent
 
-  // For an inline config: every key must be one that was asked for above or stands in `without_effect_here` (what transformers
-  // writes and training does not need). Names the nearest known key. A config.json may hold anything.
+  // For an inline config: every key must be one that was asked for above or stands in
+  // `without_effect_here` (what transformers writes and training does not need). Names the nearest
+  // known key. A config.json may hold anything.
   void refuse_unknown(const std::set<std::string>& without_effect_here) const;
 
   // For a value that is well-formed and cannot be used: "config.json: `key`: what".

@@ -1,5 +1,5 @@
-// Qwen3-MoE: 30B-A3B, 235B-A22B. Reference: transformers, models/qwen3_moe. Differs from Mixtral by q/k norms and by weights that
-// are renormalised or not (norm_topk_prob).
+// Qwen3-MoE: 30B-A3B, 235B-A22B. Reference: transformers, models/qwen3_moe. Differs from Mixtral by
+// q/k norms and by weights that are renormalised or not (norm_topk_prob).
 #include <algorithm>
 #include <cmath>
 
@@ -17,14 +17,16 @@ namespace {
 using namespace nn;
 
 struct Qwen3MoeConfig {
-  int64_t hidden, layers, vocab, heads, kv_heads, head_dim, dense_ffn, experts, top_k, ffn, sparse_step, max_positions;
+  int64_t hidden, layers, vocab, heads, kv_heads, head_dim, dense_ffn, experts, top_k, ffn,
+      sparse_step, max_positions;
   double eps, theta, aux_coef, initializer_range;
   bool renormalise, tied, biases;
   std::vector<int64_t> dense_layers;
 
   Qwen3MoeConfig(const Keys& k, const DecoderOptions& options);
   bool sparse(int64_t layer) const {
-    return std::find(dense_layers.begin(), dense_layers.end(), layer) == dense_layers.end() && (layer + 1) % sparse_step == 0;
+    return std::find(dense_layers.begin(), dense_layers.end(), layer) == dense_layers.end() &&
+           (layer + 1) % sparse_step == 0;
   }
 };
 
@@ -34,12 +36,18 @@ class Qwen3MoeBlock : public Block {
   Value mix(Tape& t, const Value& x, const Rows& rows) override;
   bool has_experts() const override { return sparse_; }
   Routed route(Tape& t, const Value& h, const Rows& rows) override;
-  Value experts(Tape& t, const Received& r) override { return grouped_swiglu(t, r, *gate_up_, *down_); }
-  Value join(Tape& t, const Value& h, const Value& combined) override { return add(t, h, combined); }
+  Value experts(Tape& t, const Received& r) override {
+    return grouped_swiglu(t, r, *gate_up_, *down_);
+  }
+  Value join(Tape& t, const Value& h, const Value& combined) override {
+    return add(t, h, combined);
+  }
   Value feed_forward(Tape& t, const Value& h) override;
 
  private:
-  Weight* bias(Weights& w, const std::string& name, int64_t width) { return c_.biases ? &w.add(name, {width}) : nullptr; }
+  Weight* bias(Weights& w, const std::string& name, int64_t width) {
+    return c_.biases ? &w.add(name, {width}) : nullptr;
+  }
 
   const Qwen3MoeConfig c_;
   const int layer_;
@@ -50,7 +58,8 @@ class Qwen3MoeBlock : public Block {
   Weight *router_ = nullptr, *gate_up_, *down_;
 };
 
-Qwen3MoeBlock::Qwen3MoeBlock(const Qwen3MoeConfig& c, int layer, const ops::RotaryTable& rotary, Weights w)
+Qwen3MoeBlock::Qwen3MoeBlock(const Qwen3MoeConfig& c, int layer, const ops::RotaryTable& rotary,
+                             Weights w)
     : c_(c),
       layer_(layer),
       sparse_(c.sparse(layer)),
@@ -69,7 +78,8 @@ Qwen3MoeBlock::Qwen3MoeBlock(const Qwen3MoeConfig& c, int layer, const ops::Rota
       o_bias_(bias(w, "self_attn.o_proj.bias", c.hidden)) {
   if (sparse_) {
     router_ = &w.add("mlp.gate.weight", {c.experts, c.hidden});
-    gate_up_ = &w.add_experts("mlp.experts.{}.{gate_proj,up_proj}.weight", {c.experts, 2 * c.ffn, c.hidden});
+    gate_up_ = &w.add_experts("mlp.experts.{}.{gate_proj,up_proj}.weight",
+                              {c.experts, 2 * c.ffn, c.hidden});
     down_ = &w.add_experts("mlp.experts.{}.down_proj.weight", {c.experts, c.hidden, c.ffn});
   } else {
     gate_up_ = &w.add_stack("mlp.{gate_proj,up_proj}.weight", {2 * c.dense_ffn, c.hidden});
@@ -79,8 +89,10 @@ Qwen3MoeBlock::Qwen3MoeBlock(const Qwen3MoeConfig& c, int layer, const ops::Rota
 
 Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tokens, hidden]
   Value n = rms_norm(t, x, input_norm_, c_.eps);
-  Value q = head_norm_rotary(t, linear(t, n, q_, q_bias_, "qkv"), q_norm_, c_.eps, rows, rotary_);  // [tokens, heads, head_dim]
-  Value k = head_norm_rotary(t, linear(t, n, k_, k_bias_, "qkv"), k_norm_, c_.eps, rows, rotary_);  // [tokens, kv_heads, head_dim]
+  Value q = head_norm_rotary(t, linear(t, n, q_, q_bias_, "qkv"), q_norm_, c_.eps, rows,
+                             rotary_);  // [tokens, heads, head_dim]
+  Value k = head_norm_rotary(t, linear(t, n, k_, k_bias_, "qkv"), k_norm_, c_.eps, rows,
+                             rotary_);  // [tokens, kv_heads, head_dim]
   Value v = linear(t, n, v_, v_bias_, "qkv");
   Value a = attention(t, q, k, v, rows, 1 / std::sqrt(static_cast<double>(c_.head_dim)), layer_);
   return add(t, x, linear(t, a, o_, o_bias_));
@@ -116,22 +128,33 @@ Qwen3MoeConfig::Qwen3MoeConfig(const Keys& k, const DecoderOptions& options)
       tied(k.flag("tie_word_embeddings", false)),
       biases(k.flag("attention_bias", false)),
       dense_layers(k.indices("mlp_only_layers")) {
-  if (heads % kv_heads) k.refuse("num_key_value_heads", "expected a divisor of num_attention_heads");
-  if (head_dim % 2) k.refuse("head_dim", "expected an even number (rotary pairs), got " + std::to_string(head_dim));
-  if (top_k > experts) k.refuse("num_experts_per_tok", "expected at most num_experts = " + std::to_string(experts));
+  if (heads % kv_heads)
+    k.refuse("num_key_value_heads", "expected a divisor of num_attention_heads");
+  if (head_dim % 2)
+    k.refuse("head_dim", "expected an even number (rotary pairs), got " + std::to_string(head_dim));
+  if (top_k > experts)
+    k.refuse("num_experts_per_tok", "expected at most num_experts = " + std::to_string(experts));
   if (!(eps > 0)) k.refuse("rms_norm_eps", "expected a number above 0");
   if (!(theta > 0)) k.refuse("rope_theta", "expected a number above 0");
-  if (k.text({"hidden_act"}, "silu") != "silu") k.refuse("hidden_act", "expected silu; others are not supported");
-  if (k.text({"rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type"}, "default") != "default")
-    k.refuse("rope_parameters", "expected rope_type default; scaled rotary embeddings are not supported for this architecture yet");
-  if (k.flag("use_sliding_window", false)) k.refuse("use_sliding_window", "expected false; windows are not supported for this architecture yet");
-  if (k.number({"attention_dropout"}, 0) != 0) k.refuse("attention_dropout", "expected 0; dropout is not supported");
+  if (k.text({"hidden_act"}, "silu") != "silu")
+    k.refuse("hidden_act", "expected silu; others are not supported");
+  if (k.text({"rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type"},
+             "default") != "default")
+    k.refuse("rope_parameters",
+             "expected rope_type default; scaled rotary embeddings are not supported for this "
+             "architecture yet");
+  if (k.flag("use_sliding_window", false))
+    k.refuse("use_sliding_window",
+             "expected false; windows are not supported for this architecture yet");
+  if (k.number({"attention_dropout"}, 0) != 0)
+    k.refuse("attention_dropout", "expected 0; dropout is not supported");
   k.refuse_unknown({"architectures", "model_type"});
 }
 
 }  // namespace
 
-Decoder make_qwen3_moe(const nlohmann::json& config, const std::string& from, const DecoderOptions& options) {
+Decoder make_qwen3_moe(const nlohmann::json& config, const std::string& from,
+                       const DecoderOptions& options) {
   const Qwen3MoeConfig c(Keys(config, from, options.places), options);
   Decoder d;
   d.model_type = "qwen3_moe";
@@ -139,16 +162,24 @@ Decoder make_qwen3_moe(const nlohmann::json& config, const std::string& from, co
   d.vocab = c.vocab, d.hidden = c.hidden, d.max_positions = c.max_positions;
   d.norm_eps = c.eps, d.initializer_range = c.initializer_range, d.tied = c.tied;
   d.begin(options.dtype);
-  const ops::RotaryTable rotary = ops::rotary_table(c.max_positions, c.head_dim, c.theta, options.dtype);
+  const ops::RotaryTable rotary =
+      ops::rotary_table(c.max_positions, c.head_dim, c.theta, options.dtype);
   for (int i = 0; i < c.layers; ++i) {
     Layer layer;
     layer.name = "model.layers." + std::to_string(i);
     layer.dense = &d.add_unit("layers." + std::to_string(i) + ".dense", options.dtype);
-    if (c.sparse(i)) layer.experts = &d.add_unit("layers." + std::to_string(i) + ".experts", options.dtype);
-    layer.block = std::make_unique<Qwen3MoeBlock>(c, i, rotary, Weights(layer.name + ".", *layer.dense, layer.experts));
-    layer.facts = {.heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .attention_biases = c.biases};
-    if (c.sparse(i)) layer.facts.experts = c.experts, layer.facts.top_k = c.top_k, layer.facts.ffn = c.ffn;
-    else layer.facts.dense_ffn = c.dense_ffn;
+    if (c.sparse(i))
+      layer.experts = &d.add_unit("layers." + std::to_string(i) + ".experts", options.dtype);
+    layer.block = std::make_unique<Qwen3MoeBlock>(
+        c, i, rotary, Weights(layer.name + ".", *layer.dense, layer.experts));
+    layer.facts = {.heads = c.heads,
+                   .kv_heads = c.kv_heads,
+                   .head_dim = c.head_dim,
+                   .attention_biases = c.biases};
+    if (c.sparse(i))
+      layer.facts.experts = c.experts, layer.facts.top_k = c.top_k, layer.facts.ffn = c.ffn;
+    else
+      layer.facts.dense_ffn = c.dense_ffn;
     d.layers.push_back(std::move(layer));
   }
   d.finish(options.dtype);

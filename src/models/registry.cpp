@@ -8,7 +8,8 @@
 namespace conclave::models {
 namespace {
 
-using MakeDecoder = nn::Decoder (*)(const nlohmann::json&, const std::string&, const DecoderOptions&);
+using MakeDecoder = nn::Decoder (*)(const nlohmann::json&, const std::string&,
+                                    const DecoderOptions&);
 
 const std::map<std::string, MakeDecoder> kRegistry = {
     {"Qwen3MoeForCausalLM", make_qwen3_moe},
@@ -28,13 +29,17 @@ std::vector<std::string> architectures() {
   return names;
 }
 
-nn::Decoder make_decoder(const nlohmann::json& config, const std::string& from, const DecoderOptions& options) {
+nn::Decoder make_decoder(const nlohmann::json& config, const std::string& from,
+                         const DecoderOptions& options) {
   const auto names = config.find("architectures");
-  if (!config.is_object() || names == config.end() || !names->is_array() || names->size() != 1 || !names->front().is_string())
+  if (!config.is_object() || names == config.end() || !names->is_array() || names->size() != 1 ||
+      !names->front().is_string())
     throw ConfigError(from + ": `architectures`: expected a list of one name, one of: " + known());
   const std::string name = names->front().get<std::string>();
   const auto found = kRegistry.find(name);
-  if (found == kRegistry.end()) throw ConfigError(from + ": `architectures`: unknown architecture `" + name + "`; known are: " + known());
+  if (found == kRegistry.end())
+    throw ConfigError(from + ": `architectures`: unknown architecture `" + name +
+                      "`; known are: " + known());
   nn::Decoder decoder = found->second(config, from, options);
   decoder.architecture = name;
   return decoder;

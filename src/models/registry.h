@@ -14,19 +14,23 @@ namespace conclave::models {
 
 struct DecoderOptions {
   at::ScalarType dtype = at::kFloat;  // of weights and activations: fp32, fp64 or bf16
-  double aux_coef = -1;               // coefficient of the router's auxiliary loss; negative: what config.json says
-  std::map<std::string, std::string> places;  // of a config that is written inline: where each key stands (base/config_tree.h);
-                                              // unknown keys are refused then
+  double aux_coef =
+      -1;  // coefficient of the router's auxiliary loss; negative: what config.json says
+  std::map<std::string, std::string>
+      places;  // of a config that is written inline: where each key stands (base/config_tree.h);
+               // unknown keys are refused then
 };
 
-// A decoder without data (its units are unbound) from the content of a config.json. `from` names the file in messages.
-// Throws ConfigError: unknown architecture (with the known ones), a key that is missing or of the wrong type, a value that this
-// version does not support.
-nn::Decoder make_decoder(const nlohmann::json& config, const std::string& from, const DecoderOptions& options);
+// A decoder without data (its units are unbound) from the content of a config.json. `from` names
+// the file in messages. Throws ConfigError: unknown architecture (with the known ones), a key that
+// is missing or of the wrong type, a value that this version does not support.
+nn::Decoder make_decoder(const nlohmann::json& config, const std::string& from,
+                         const DecoderOptions& options);
 
 std::vector<std::string> architectures();
 
 // One line an architecture, defined in its file; registry.cpp lists them under their names.
-nn::Decoder make_qwen3_moe(const nlohmann::json& config, const std::string& from, const DecoderOptions& options);
+nn::Decoder make_qwen3_moe(const nlohmann::json& config, const std::string& from,
+                           const DecoderOptions& options);
 
 }  // namespace conclave::models

@@ -1,6 +1,7 @@
-// A block of a decoder is made of segments: mix (attention half) → route (norm, router) → dispatch → experts → combine → join.
-// Communication segments are steps of whoever runs the block (parallel/); each compute segment leaves its own tape, so a schedule
-// may run another micro-batch, a shared expert or a weight gradient while a dispatch is in flight.
+// A block of a decoder is made of segments: mix (attention half) → route (norm, router) → dispatch
+// → experts → combine → join. Communication segments are steps of whoever runs the block
+// (parallel/); each compute segment leaves its own tape, so a schedule may run another micro-batch,
+// a shared expert or a weight gradient while a dispatch is in flight.
 #pragma once
 #include <memory>
 #include <vector>
@@ -17,7 +18,8 @@ class KvCache {
   struct Seen {
     at::Tensor k, v;  // [seen, kv_heads, head_dim]
   };
-  // Appends k, v [new, kv_heads, head_dim] to a layer and returns all of it. Buffers double as they fill.
+  // Appends k, v [new, kv_heads, head_dim] to a layer and returns all of it. Buffers double as they
+  // fill.
   Seen append(int layer, const at::Tensor& k, const at::Tensor& v);
 
  private:
@@ -28,28 +30,35 @@ class KvCache {
   std::vector<Layer> layers_;
 };
 
-// What a micro-batch of packed rows looks like, beside its hidden states. tokens = rows · length of a row.
+// What a micro-batch of packed rows looks like, beside its hidden states. tokens = rows · length of
+// a row.
 struct Rows {
-  at::Tensor positions;               // [tokens] int64: place of each token in its document; 0 at each document's start
-  std::vector<int64_t> doc_offsets;   // docs + 1 ascending token indices, first 0, last tokens: attention does not cross them
-  std::vector<int64_t> row_offsets;   // rows + 1: the groups over which the auxiliary loss balances (docs/decisions.md)
-  KvCache* cache = nullptr;           // generation: one document, its keys and values so far
-  double aux_seed = 0;                // what the auxiliary loss of one row is multiplied with: 1 / rows of the global batch
+  at::Tensor
+      positions;  // [tokens] int64: place of each token in its document; 0 at each document's start
+  std::vector<int64_t> doc_offsets;  // docs + 1 ascending token indices, first 0, last tokens:
+                                     // attention does not cross them
+  std::vector<int64_t> row_offsets;  // rows + 1: the groups over which the auxiliary loss balances
+                                     // (docs/decisions.md)
+  KvCache* cache = nullptr;          // generation: one document, its keys and values so far
+  double aux_seed =
+      0;  // what the auxiliary loss of one row is multiplied with: 1 / rows of the global batch
 };
 
 struct Routed {
-  Value x;            // [tokens, hidden]: what is dispatched
-  at::Tensor ids;     // [tokens, top_k] int64, in order of falling score
-  Value weights;      // [tokens, top_k], the compute type's accumulation type (fp32 or wider)
-  at::Tensor loads;   // [experts] int64: (token, expert) pairs of this micro-batch
-  double aux = 0;     // this micro-batch's part of the auxiliary loss, coefficient and aux_seed included
+  Value x;           // [tokens, hidden]: what is dispatched
+  at::Tensor ids;    // [tokens, top_k] int64, in order of falling score
+  Value weights;     // [tokens, top_k], the compute type's accumulation type (fp32 or wider)
+  at::Tensor loads;  // [experts] int64: (token, expert) pairs of this micro-batch
+  double aux =
+      0;  // this micro-batch's part of the auxiliary loss, coefficient and aux_seed included
 };
 
 // Rows as the experts get them: expert-major, in token order within an expert.
 struct Received {
   Value rows;          // [received, hidden]
   Value weights;       // [received]: the routing weight of each row
-  at::Tensor offsets;  // [local_experts + 1] int64, on the CPU for CPU runs: expert e has rows offsets[e] … offsets[e + 1)
+  at::Tensor offsets;  // [local_experts + 1] int64, on the CPU for CPU runs: expert e has rows
+                       // offsets[e] … offsets[e + 1)
 };
 
 class Block {
@@ -60,9 +69,10 @@ class Block {
   // True: route, experts and join are called. False: feed_forward is.
   virtual bool has_experts() const = 0;
   virtual Routed route(Tape& tape, const Value& h, const Rows& rows) = 0;
-  virtual Value experts(Tape& tape, const Received& received) = 0;                  // [received, hidden], routing weights applied
-  virtual Value join(Tape& tape, const Value& h, const Value& combined) = 0;        // [tokens, hidden]
-  virtual Value feed_forward(Tape& tape, const Value& h) = 0;                       // dense layer: h + mlp(norm(h))
+  virtual Value experts(
+      Tape& tape, const Received& received) = 0;  // [received, hidden], routing weights applied
+  virtual Value join(Tape& tape, const Value& h, const Value& combined) = 0;  // [tokens, hidden]
+  virtual Value feed_forward(Tape& tape, const Value& h) = 0;  // dense layer: h + mlp(norm(h))
 };
 
 }  // namespace conclave::nn

@@ -1,5 +1,5 @@
-// A decoder: embedding, blocks, final norm, head. It owns its units and knows no rank; who runs it gathers a unit's weights before
-// its segment and may release them after (parallel/).
+// A decoder: embedding, blocks, final norm, head. It owns its units and knows no rank; who runs it
+// gathers a unit's weights before its segment and may release them after (parallel/).
 #pragma once
 #include <memory>
 #include <string>
@@ -13,8 +13,8 @@ namespace conclave::nn {
 struct LayerFacts {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   bool attention_biases = false;
-  int64_t dense_ffn = 0;                       // dense layer
-  int64_t experts = 0, top_k = 0, ffn = 0;     // layer with experts
+  int64_t dense_ffn = 0;                    // dense layer
+  int64_t experts = 0, top_k = 0, ffn = 0;  // layer with experts
 };
 
 struct Layer {
@@ -33,13 +33,16 @@ struct Decoder {
   double norm_eps = 0, initializer_range = 0.02;
   bool tied = false;  // the head is the embedding
 
-  std::vector<std::unique_ptr<Unit>> units;  // embedding, each layer's, final norm, head: in order of use
-  Unit *embedding_unit = nullptr, *final_unit = nullptr, *head_unit = nullptr;  // head_unit == embedding_unit if tied
+  std::vector<std::unique_ptr<Unit>>
+      units;  // embedding, each layer's, final norm, head: in order of use
+  Unit *embedding_unit = nullptr, *final_unit = nullptr,
+       *head_unit = nullptr;  // head_unit == embedding_unit if tied
   Weight *embedding = nullptr, *final_norm = nullptr, *head = nullptr;
   std::vector<Layer> layers;
 
   Unit& add_unit(std::string name, at::ScalarType dtype);
-  // The embedding's unit with its weight; first of all calls. The final norm and the head's unit; last of all calls.
+  // The embedding's unit with its weight; first of all calls. The final norm and the head's unit;
+  // last of all calls.
   void begin(at::ScalarType dtype);
   void finish(at::ScalarType dtype);
 };

@@ -5,8 +5,9 @@
 namespace conclave::nn {
 
 Value grouped_swiglu(Tape& tape, const Received& received, Weight& gate_up, Weight& down) {
-  Value h = grouped_linear(tape, received.rows, gate_up, received.offsets, "gate_up");  // [received, 2 · ffn]
-  Value a = swiglu(tape, h, &received.weights);                                         // [received, ffn]
+  Value h = grouped_linear(tape, received.rows, gate_up, received.offsets,
+                           "gate_up");           // [received, 2 · ffn]
+  Value a = swiglu(tape, h, &received.weights);  // [received, ffn]
   return grouped_linear(tape, a, down, received.offsets, "experts_out");
 }
 

@@ -4,9 +4,9 @@
 
 namespace conclave::nn {
 
-// received.rows [received, hidden] → [received, hidden]: each row through its expert, times its routing weight (applied between the
-// two products, so the second one's output is not needed in the backward).
-// gate_up [experts, 2 · ffn, hidden], down [experts, hidden, ffn].
+// received.rows [received, hidden] → [received, hidden]: each row through its expert, times its
+// routing weight (applied between the two products, so the second one's output is not needed in the
+// backward). gate_up [experts, 2 · ffn, hidden], down [experts, hidden, ffn].
 Value grouped_swiglu(Tape& tape, const Received& received, Weight& gate_up, Weight& down);
 
 // x [tokens, hidden] → [tokens, hidden]; gate_up [2 · ffn, hidden], down [hidden, ffn].

@@ -26,13 +26,19 @@ Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias, const char* te
   return y;
 }
 
-Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& offsets, const char* tensor_class) {
+Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& offsets,
+                     const char* tensor_class) {
   Saved saved = tape.save(x);
-  Value y = tape.record(ops::grouped_linear(x.data, w.data(), offsets), [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
-    tape.add_grad(id, ops::grouped_linear_backward_input(dy, w.data(), offsets));
-    tape.later([=, &w] { ops::grouped_linear_backward_weight_(w.grad(), dy, saved.get(), offsets); });
-  });
-  y.made_again_by(tensor_class, [=, &w] { return ops::grouped_linear(saved.get(), w.data(), offsets); });
+  Value y =
+      tape.record(ops::grouped_linear(x.data, w.data(), offsets),
+                  [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
+                    tape.add_grad(id, ops::grouped_linear_backward_input(dy, w.data(), offsets));
+                    tape.later([=, &w] {
+                      ops::grouped_linear_backward_weight_(w.grad(), dy, saved.get(), offsets);
+                    });
+                  });
+  y.made_again_by(tensor_class,
+                  [=, &w] { return ops::grouped_linear(saved.get(), w.data(), offsets); });
   return y;
 }
 
@@ -42,7 +48,8 @@ Value swiglu(Tape& tape, const Value& gate_up, const Value* weights) {
   const int weights_id = weights ? weights->id : -1;
   Value y = tape.record(ops::swiglu(gate_up.data, weights ? weights->data : at::Tensor()),
                         [=, id = gate_up.id](Tape& tape, const at::Tensor& dy) {
-                          auto [dgate_up, dweights] = ops::swiglu_backward(dy, saved.get(), saved_weights.get());
+                          auto [dgate_up, dweights] =
+                              ops::swiglu_backward(dy, saved.get(), saved_weights.get());
                           tape.add_grad(id, dgate_up);
                           tape.add_grad(weights_id, dweights);
                         });
@@ -51,10 +58,11 @@ Value swiglu(Tape& tape, const Value& gate_up, const Value* weights) {
 }
 
 Value add(Tape& tape, const Value& a, const Value& b) {
-  return tape.record(at::add(a.data, b.data), [ia = a.id, ib = b.id](Tape& tape, const at::Tensor& dy) {
-    tape.add_grad(ia, dy);
-    tape.add_grad(ib, dy);
-  });
+  return tape.record(at::add(a.data, b.data),
+                     [ia = a.id, ib = b.id](Tape& tape, const at::Tensor& dy) {
+                       tape.add_grad(ia, dy);
+                       tape.add_grad(ib, dy);
+                     });
 }
 
 Value embedding(Tape& tape, const at::Tensor& ids, Weight& w) {

@@ -5,11 +5,14 @@
 
 namespace conclave::nn {
 
-// x [tokens, in] → x · wᵀ (+ bias) [tokens, out]; w [out, in], bias [out] or none. `tensor_class` names the output for the memory plan.
-Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias = nullptr, const char* tensor_class = "linear");
+// x [tokens, in] → x · wᵀ (+ bias) [tokens, out]; w [out, in], bias [out] or none. `tensor_class`
+// names the output for the memory plan.
+Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias = nullptr,
+             const char* tensor_class = "linear");
 
 // x [rows, in], rows offsets[e] … offsets[e+1) with w[e] [out, in] → [rows, out].
-Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& offsets, const char* tensor_class);
+Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& offsets,
+                     const char* tensor_class);
 
 // gate_up [rows, 2 · ffn] → silu(gate) · up · weight a row; weights [rows] or none.
 Value swiglu(Tape& tape, const Value& gate_up, const Value* weights = nullptr);

@@ -13,7 +13,8 @@ Value rms_norm(Tape& tape, const Value& x, Weight& w, double eps) {
     tape.add_grad(id, dx);
     tape.later([=, &w] { w.grad().add_(dweight); });
   });
-  out.made_again_by("norm", [=, &w] { return ops::rms_norm_from(saved.get(), saved_rstd.get(), w.data()); });
+  out.made_again_by(
+      "norm", [=, &w] { return ops::rms_norm_from(saved.get(), saved_rstd.get(), w.data()); });
   return out;
 }
 

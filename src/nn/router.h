@@ -10,8 +10,9 @@ struct RouterOptions {
   double aux_coef = 0;      // coefficient of the auxiliary loss, balanced within each packed row
 };
 
-// x [tokens, hidden], w [experts, hidden]: softmax over all experts in fp32 or wider, then the top_k.
-// The auxiliary loss adds its gradient, times rows.aux_seed, where the probabilities' gradient passes.
+// x [tokens, hidden], w [experts, hidden]: softmax over all experts in fp32 or wider, then the
+// top_k. The auxiliary loss adds its gradient, times rows.aux_seed, where the probabilities'
+// gradient passes.
 Routed route(Tape& tape, const Value& x, Weight& w, const Rows& rows, const RouterOptions& options);
 
 }  // namespace conclave::nn

@@ -41,7 +41,8 @@ Saved Tape::save(const Value& v) {
 Saved Tape::save(const std::string& tensor_class, const at::Tensor& t) {
   if (!recording_) return Saved();
   if (t.defined() && counted_.insert(t.storage().data()).second)
-    saved_bytes_[tensor_class.empty() ? "other" : tensor_class] += static_cast<int64_t>(t.storage().nbytes());
+    saved_bytes_[tensor_class.empty() ? "other" : tensor_class] +=
+        static_cast<int64_t>(t.storage().nbytes());
   return Saved(t);
 }
 
@@ -54,7 +55,8 @@ void Tape::add_grad(int id, const at::Tensor& g) {
 void Tape::run_backward() {
   for (; !steps_.empty(); steps_.pop_back()) {
     auto& [id, step] = steps_.back();
-    if (at::Tensor g = std::exchange(grads_[static_cast<size_t>(id)], {}); g.defined()) step(*this, g);
+    if (at::Tensor g = std::exchange(grads_[static_cast<size_t>(id)], {}); g.defined())
+      step(*this, g);
   }
 }
 

@@ -1,6 +1,7 @@
-// The backward is ours: a tape. An op computes eagerly and leaves on the tape one closure that turns its output's gradient into
-// its inputs' gradients. What the closure keeps it asks for with save(): by tensor class, the plan keeps the tensor or a recipe
-// that makes it again from what its producer kept. Weight gradients are tasks that run after the backward, at once or later.
+// The backward is ours: a tape. An op computes eagerly and leaves on the tape one closure that
+// turns its output's gradient into its inputs' gradients. What the closure keeps it asks for with
+// save(): by tensor class, the plan keeps the tensor or a recipe that makes it again from what its
+// producer kept. Weight gradients are tasks that run after the backward, at once or later.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -13,14 +14,15 @@
 
 namespace conclave::nn {
 
-struct Value {                          // one activation on one tape
+struct Value {  // one activation on one tape
   at::Tensor data;
-  int id = -1;                          // slot of its gradient; −1: no gradient wanted
-  std::string tensor_class;             // what the memory plan calls it; empty: always kept
-  std::function<at::Tensor()> recipe;   // makes `data` again from what its producer saved; empty: cannot be made again
+  int id = -1;               // slot of its gradient; −1: no gradient wanted
+  std::string tensor_class;  // what the memory plan calls it; empty: always kept
+  std::function<at::Tensor()>
+      recipe;  // makes `data` again from what its producer saved; empty: cannot be made again
 
-  // Names the class, and the recipe by which the plan may have it made again: once, however many closures ask for it; what was
-  // made lives as long as one of them does.
+  // Names the class, and the recipe by which the plan may have it made again: once, however many
+  // closures ask for it; what was made lives as long as one of them does.
   void made_again_by(std::string name, std::function<at::Tensor()> make);
 };
 
@@ -40,8 +42,10 @@ class Tape {
  public:
   using Backward = std::function<void(Tape&, const at::Tensor& dy)>;
 
-  // recording = false: no closures, nothing saved (inference). `recompute`: classes that are made again instead of kept.
-  explicit Tape(bool recording = true, std::set<std::string> recompute = {}) : recording_(recording), recompute_(std::move(recompute)) {}
+  // recording = false: no closures, nothing saved (inference). `recompute`: classes that are made
+  // again instead of kept.
+  explicit Tape(bool recording = true, std::set<std::string> recompute = {})
+      : recording_(recording), recompute_(std::move(recompute)) {}
 
   bool recording() const { return recording_; }
   Value input(at::Tensor data) { return {std::move(data), next_id(), {}, {}}; }
@@ -52,19 +56,26 @@ class Tape {
   Saved save(const std::string& tensor_class, const at::Tensor& t);
 
   void add_grad(int id, const at::Tensor& g);
-  void later(std::function<void()> weight_gradient) { weight_gradients_.push_back(std::move(weight_gradient)); }
+  void later(std::function<void()> weight_gradient) {
+    weight_gradients_.push_back(std::move(weight_gradient));
+  }
 
-  // Adds `seed` to the gradient of v; several outputs of a tape are seeded one by one before run_backward().
+  // Adds `seed` to the gradient of v; several outputs of a tape are seeded one by one before
+  // run_backward().
   void seed(const Value& v, const at::Tensor& seed) { add_grad(v.id, seed); }
   // Runs the closures in reverse; each is freed, with all it saved, as soon as it ran.
   void run_backward();
   // Runs the weight-gradient tasks, in the order in which the backward left them.
   void run_weight_gradients();
   bool has_weight_gradients() const { return !weight_gradients_.empty(); }
-  // The gradient that reached an input, undefined if none did; taken, so the tape no longer holds it.
-  at::Tensor take_grad(const Value& v) { return std::exchange(grads_.at(static_cast<size_t>(v.id)), {}); }
+  // The gradient that reached an input, undefined if none did; taken, so the tape no longer holds
+  // it.
+  at::Tensor take_grad(const Value& v) {
+    return std::exchange(grads_.at(static_cast<size_t>(v.id)), {});
+  }
 
-  // Bytes kept, by tensor class; each storage once. Inputs of the tape count under their class, unnamed ones under "other".
+  // Bytes kept, by tensor class; each storage once. Inputs of the tape count under their class,
+  // unnamed ones under "other".
   const std::map<std::string, int64_t>& saved_bytes() const { return saved_bytes_; }
 
  private:

@@ -13,17 +13,21 @@ int64_t product(const std::vector<int64_t>& shape) {
   return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
 }
 
-int64_t align_up(int64_t n) { return (n + comm::kUnitAlign - 1) / comm::kUnitAlign * comm::kUnitAlign; }
+int64_t align_up(int64_t n) {
+  return (n + comm::kUnitAlign - 1) / comm::kUnitAlign * comm::kUnitAlign;
+}
 
 // "mlp.experts.{}.{gate_proj,up_proj}.weight" → the text with expert e, once a part.
 std::vector<std::string> expand(std::string pattern, int64_t expert) {
-  if (size_t hole = pattern.find("{}"); hole != std::string::npos) pattern.replace(hole, 2, std::to_string(expert));
+  if (size_t hole = pattern.find("{}"); hole != std::string::npos)
+    pattern.replace(hole, 2, std::to_string(expert));
   const size_t open = pattern.find('{'), close = pattern.find('}');
   if (open == std::string::npos) return {pattern};
   std::vector<std::string> names;
   for (size_t begin = open + 1; begin <= close;) {
     const size_t end = std::min(pattern.find(',', begin), close);
-    names.push_back(pattern.substr(0, open) + pattern.substr(begin, end - begin) + pattern.substr(close + 1));
+    names.push_back(pattern.substr(0, open) + pattern.substr(begin, end - begin) +
+                    pattern.substr(close + 1));
     begin = end + 1;
   }
   return names;
@@ -32,7 +36,8 @@ std::vector<std::string> expand(std::string pattern, int64_t expert) {
 }  // namespace
 
 at::Tensor Weight::data() const {
-  TORCH_CHECK(unit_->data().defined(), "weight ", name_, ": its unit ", unit_->name(), " is released; expected it gathered before use");
+  TORCH_CHECK(unit_->data().defined(), "weight ", name_, ": its unit ", unit_->name(),
+              " is released; expected it gathered before use");
   return unit_->data().narrow(0, at_.begin, at_.size()).view(shape_);
 }
 
@@ -42,7 +47,8 @@ at::Tensor Weight::grad() const {
 }
 
 Weight& Unit::add(std::string name, std::vector<int64_t> shape,
-                  std::vector<std::pair<std::string, std::vector<int64_t>>> pieces, Init init, bool decay) {
+                  std::vector<std::pair<std::string, std::vector<int64_t>>> pieces, Init init,
+                  bool decay) {
   auto w = std::make_unique<Weight>();
   w->unit_ = this;
   w->name_ = std::move(name);
@@ -57,7 +63,8 @@ Weight& Unit::add(std::string name, std::vector<int64_t> shape,
     end += product(piece_shape);
     layout_.pieces.push_back({std::move(piece), std::move(piece_shape), {begin, end}});
   }
-  TORCH_CHECK(end == w->at_.end, "weight ", w->name_, ": its pieces hold ", end - w->at_.begin, " elements, expected ", w->numel());
+  TORCH_CHECK(end == w->at_.end, "weight ", w->name_, ": its pieces hold ", end - w->at_.begin,
+              " elements, expected ", w->numel());
   layout_.numel = w->at_.end;
   weights_.push_back(std::move(w));
   return *weights_.back();
@@ -74,7 +81,8 @@ Weight& Weights::add_stack(const std::string& pattern, std::vector<int64_t> shap
   std::vector<std::pair<std::string, std::vector<int64_t>>> pieces;
   const auto names = expand(pattern, 0);
   const int64_t parts = static_cast<int64_t>(names.size());
-  TORCH_CHECK(shape.size() == 2 && shape[0] % parts == 0, pattern, ": expected [", parts, " · rows, in], got ", c10::IntArrayRef(shape));
+  TORCH_CHECK(shape.size() == 2 && shape[0] % parts == 0, pattern, ": expected [", parts,
+              " · rows, in], got ", c10::IntArrayRef(shape));
   for (const auto& name : names) pieces.push_back({prefix_ + name, {shape[0] / parts, shape[1]}});
   return dense_.add(prefix_ + pattern, shape, std::move(pieces), Init::normal, true);
 }
@@ -85,7 +93,8 @@ Weight& Weights::add_experts(const std::string& pattern, std::vector<int64_t> sh
   for (int64_t e = 0; e < shape.at(0); ++e) {
     const auto names = expand(pattern, e);
     const int64_t parts = static_cast<int64_t>(names.size());
-    TORCH_CHECK(shape.size() == 3 && shape[1] % parts == 0, pattern, ": expected [experts, ", parts, " · rows, in], got ", c10::IntArrayRef(shape));
+    TORCH_CHECK(shape.size() == 3 && shape[1] % parts == 0, pattern, ": expected [experts, ", parts,
+                " · rows, in], got ", c10::IntArrayRef(shape));
     for (const auto& name : names) pieces.push_back({prefix_ + name, {shape[1] / parts, shape[2]}});
   }
   return experts_->add(prefix_ + pattern, shape, std::move(pieces), Init::normal, true);

@@ -1,5 +1,6 @@
-// Weights are handles into flat units. Their data is looked up when needed, so a unit may be released after forward and filled
-// again before backward; their gradients accumulate straight into the unit's flat gradient.
+// Weights are handles into flat units. Their data is looked up when needed, so a unit may be
+// released after forward and filled again before backward; their gradients accumulate straight into
+// the unit's flat gradient.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -44,9 +45,11 @@ class Unit {
   Unit(std::string name, at::ScalarType dtype) : dtype_(dtype) { layout_.name = std::move(name); }
   Unit(const Unit&) = delete;
 
-  // Adds a weight of `shape` that the checkpoint knows as `pieces` (name and shape, in order of memory; they fill it exactly).
-  Weight& add(std::string name, std::vector<int64_t> shape, std::vector<std::pair<std::string, std::vector<int64_t>>> pieces,
-              Init init, bool decay);
+  // Adds a weight of `shape` that the checkpoint knows as `pieces` (name and shape, in order of
+  // memory; they fill it exactly).
+  Weight& add(std::string name, std::vector<int64_t> shape,
+              std::vector<std::pair<std::string, std::vector<int64_t>>> pieces, Init init,
+              bool decay);
 
   const std::string& name() const { return layout_.name; }
   at::ScalarType dtype() const { return dtype_; }
@@ -67,16 +70,21 @@ class Unit {
   at::Tensor data_, grad_;
 };
 
-// What a layer's constructor gets: it adds weights under the layer's prefix, dense ones and experts to a unit each.
+// What a layer's constructor gets: it adds weights under the layer's prefix, dense ones and experts
+// to a unit each.
 class Weights {
  public:
-  Weights(std::string prefix, Unit& dense, Unit* experts = nullptr) : prefix_(std::move(prefix)), dense_(dense), experts_(experts) {}
-  // `name` is the checkpoint's key below the prefix. One dim: ones, no decay (a norm); more: normal.
+  Weights(std::string prefix, Unit& dense, Unit* experts = nullptr)
+      : prefix_(std::move(prefix)), dense_(dense), experts_(experts) {}
+  // `name` is the checkpoint's key below the prefix. One dim: ones, no decay (a norm); more:
+  // normal.
   Weight& add(const std::string& name, std::vector<int64_t> shape);
-  // Matrices of equal shape that are one weight here: "mlp.{gate_proj,up_proj}.weight" with shape [2 · ffn, hidden].
+  // Matrices of equal shape that are one weight here: "mlp.{gate_proj,up_proj}.weight" with shape
+  // [2 · ffn, hidden].
   Weight& add_stack(const std::string& pattern, std::vector<int64_t> shape);
-  // A stack of experts that the checkpoint holds as one tensor an expert and part: "mlp.experts.{}.{gate_proj,up_proj}.weight"
-  // with shape [experts, 2 · ffn, hidden] is, an expert after the other, gate_proj [ffn, hidden] then up_proj [ffn, hidden].
+  // A stack of experts that the checkpoint holds as one tensor an expert and part:
+  // "mlp.experts.{}.{gate_proj,up_proj}.weight" with shape [experts, 2 · ffn, hidden] is, an expert
+  // after the other, gate_proj [ffn, hidden] then up_proj [ffn, hidden].
   Weight& add_experts(const std::string& pattern, std::vector<int64_t> shape);
 
  private:

@@ -14,7 +14,8 @@ namespace {
 
 constexpr int64_t kBlock = 16384;  // elements: 64 KiB of each operand in fp32
 
-// Scalars of a step, computed in fp64 and rounded once, as torch.optim.AdamW hands them to its kernels.
+// Scalars of a step, computed in fp64 and rounded once, as torch.optim.AdamW hands them to its
+// kernels.
 template <class T>
 struct Scalars {
   explicit Scalars(const AdamWStep& s) {
@@ -52,7 +53,8 @@ struct Halves {
   uint16_t hi;
   int16_t lo;
 };
-// A NaN becomes the quiet one: rounding up the bits of another could carry into the sign and leave a zero.
+// A NaN becomes the quiet one: rounding up the bits of another could carry into the sign and leave
+// a zero.
 inline Halves split(uint32_t bits) {
   bits = (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : bits;
   const uint32_t hi = (bits + 0x8000u) >> 16;
@@ -60,23 +62,27 @@ inline Halves split(uint32_t bits) {
 }
 
 void check_ranges(std::span<const int64_t> ranges, int64_t n) {
-  TORCH_CHECK(ranges.size() % 2 == 0, "decay_ranges: expected pairs, got ", ranges.size(), " numbers");
+  TORCH_CHECK(ranges.size() % 2 == 0, "decay_ranges: expected pairs, got ", ranges.size(),
+              " numbers");
   int64_t last = 0;
   for (size_t i = 0; i < ranges.size(); i += 2) {
     TORCH_CHECK(last <= ranges[i] && ranges[i] <= ranges[i + 1] && ranges[i + 1] <= n,
-                "decay_ranges: expected ascending ranges within [0, ", n, "), got [", ranges[i], ", ", ranges[i + 1], ") after ", last);
+                "decay_ranges: expected ascending ranges within [0, ", n, "), got [", ranges[i],
+                ", ", ranges[i + 1], ") after ", last);
     last = ranges[i + 1];
   }
 }
 
-// Calls f(begin, end, decays) on pieces that cover [0, n), spread over the threads: blocks, cut again where decay begins or ends.
+// Calls f(begin, end, decays) on pieces that cover [0, n), spread over the threads: blocks, cut
+// again where decay begins or ends.
 template <class F>
 void each_piece(int64_t n, std::span<const int64_t> ranges, const F& f) {
   each_block((n + kBlock - 1) / kBlock, 8 * kBlock, [&](int64_t block) {
     int64_t at = block * kBlock;
     const int64_t end = std::min(n, at + kBlock);
     // The first border behind `at`; an odd number of borders up to there means inside a range.
-    size_t border = static_cast<size_t>(std::upper_bound(ranges.begin(), ranges.end(), at) - ranges.begin());
+    size_t border =
+        static_cast<size_t>(std::upper_bound(ranges.begin(), ranges.end(), at) - ranges.begin());
     for (; at < end; ++border) {
       const int64_t stop = border < ranges.size() ? std::min(end, ranges[border]) : end;
       if (at < stop) f(at, stop, border % 2 == 1);
@@ -86,8 +92,8 @@ void each_piece(int64_t n, std::span<const int64_t> ranges, const F& f) {
 }
 
 template <class T>
-void update_all(at::Tensor& w_, at::Tensor& m_, at::Tensor& v_, const at::Tensor& g_, std::span<const int64_t> ranges,
-                const AdamWStep& step) {
+void update_all(at::Tensor& w_, at::Tensor& m_, at::Tensor& v_, const at::Tensor& g_,
+                std::span<const int64_t> ranges, const AdamWStep& step) {
   T *w = w_.data_ptr<T>(), *m = m_.data_ptr<T>(), *v = v_.data_ptr<T>();
   const T* g = g_.const_data_ptr<T>();
   const Scalars<T> s(step);
@@ -100,13 +106,15 @@ void update_all(at::Tensor& w_, at::Tensor& m_, at::Tensor& v_, const at::Tensor
 
 }  // namespace
 
-void adamw_(at::Tensor w, at::Tensor m, at::Tensor v, const at::Tensor& g, std::span<const int64_t> decay_ranges, const AdamWStep& s) {
+void adamw_(at::Tensor w, at::Tensor m, at::Tensor v, const at::Tensor& g,
+            std::span<const int64_t> decay_ranges, const AdamWStep& s) {
   const int64_t n = w.numel();
   CHECK_SHAPE(w, n);
   CHECK_SHAPE(m, n);
   CHECK_SHAPE(v, n);
   CHECK_SHAPE(g, n);
-  TORCH_CHECK(w.scalar_type() == at::kFloat || w.scalar_type() == at::kDouble, "w: expected float or double, got ", w.scalar_type());
+  TORCH_CHECK(w.scalar_type() == at::kFloat || w.scalar_type() == at::kDouble,
+              "w: expected float or double, got ", w.scalar_type());
   CHECK_DTYPE(m, w.scalar_type());
   CHECK_DTYPE(v, w.scalar_type());
   CHECK_DTYPE(g, w.scalar_type());
@@ -117,8 +125,8 @@ void adamw_(at::Tensor w, at::Tensor m, at::Tensor v, const at::Tensor& g, std::
     update_all<float>(w, m, v, g, decay_ranges, s);
 }
 
-void adamw_split_(at::Tensor hi, at::Tensor lo, at::Tensor m, at::Tensor v, const at::Tensor& g, std::span<const int64_t> decay_ranges,
-                  const AdamWStep& step) {
+void adamw_split_(at::Tensor hi, at::Tensor lo, at::Tensor m, at::Tensor v, const at::Tensor& g,
+                  std::span<const int64_t> decay_ranges, const AdamWStep& step) {
   const int64_t n = hi.numel();
   CHECK_SHAPE(hi, n);
   CHECK_DTYPE(hi, at::kBFloat16);

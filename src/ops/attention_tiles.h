@@ -1,7 +1,6 @@
-// What attention's forward and backward share: how work is cut, and how slices of heads become matrices. Private to ops/.
+// What attention's forward and backward share: how work is cut, and how slices of heads become
+// matrices. Private to ops/.
 #pragma once
-#include <ATen/OpMathType.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <span>
@@ -11,9 +10,11 @@
 
 namespace conclave::ops {
 
-constexpr int64_t kQueryRows = 64;              // queries of a tile
-constexpr int64_t kKeyColumns = 512;            // keys at once; with more, the forward's softmax is rescaled as it goes
-constexpr int64_t kScoresLd = kKeyColumns + 16;  // rows of scores stay 64-byte aligned and do not fall on one cache set
+constexpr int64_t kQueryRows = 64;  // queries of a tile
+// Keys at once; with more, the forward's softmax is rescaled as it goes.
+constexpr int64_t kKeyColumns = 512;
+// Rows of scores stay 64-byte aligned and do not fall on one cache set.
+constexpr int64_t kScoresLd = kKeyColumns + 16;
 
 struct AttentionSizes {
   int64_t tokens, keys, heads, kv_heads, head_dim;
@@ -21,7 +22,8 @@ struct AttentionSizes {
 };
 
 // Throws unless q, k, v and the offsets are what ops/attention.h asks for.
-AttentionSizes attention_sizes(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::span<const int64_t> q_offsets,
+AttentionSizes attention_sizes(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               std::span<const int64_t> q_offsets,
                                std::span<const int64_t> k_offsets);
 
 // A matrix in rows of `ld` elements.
@@ -31,14 +33,17 @@ struct Rows {
   int64_t ld;
 };
 
-// `rows` rows of `width` elements, `ld` apart, for arithmetic in A: in place if they are stored so, else converted into `scratch`.
+// `rows` rows of `width` elements, `ld` apart, for arithmetic in A: in place if they are stored so,
+// else converted into `scratch`.
 template <class T, class A>
 Rows<A> as_arithmetic(const T* from, int64_t rows, int64_t width, int64_t ld, A* scratch) {
   if constexpr (std::is_same_v<T, A>) {
     return {from, ld};
   } else {
     for (int64_t r = 0; r < rows; ++r)
-      sweep<A>(width, [&](int64_t i, auto lanes) { store(scratch + r * width + i, load(from + r * ld + i, lanes), lanes); });
+      sweep<A>(width, [&](int64_t i, auto lanes) {
+        store(scratch + r * width + i, load(from + r * ld + i, lanes), lanes);
+      });
     return {scratch, width};
   }
 }

@@ -9,7 +9,8 @@ namespace conclave::ops {
 
 void column_sum_(at::Tensor sum, const at::Tensor& dy) {
   const int64_t tokens = dy.size(0), out = dy.size(1);
-  TORCH_CHECK(sum.sizes() == at::IntArrayRef({out}), "sum: expected [out] = [", out, "], got ", sum.sizes());
+  TORCH_CHECK(sum.sizes() == at::IntArrayRef({out}), "sum: expected [out] = [", out, "], got ",
+              sum.sizes());
   constexpr int64_t kColumns = 64;
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, dy.scalar_type(), "column_sum_", [&] {
     using acc_t = at::opmath_type<scalar_t>;

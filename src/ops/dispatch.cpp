@@ -17,7 +17,8 @@ namespace {
 
 void check_layout(const ExpertLayout& layout) {
   const at::Tensor &row = layout.row, &pair = layout.pair;
-  TORCH_CHECK(row.defined() && row.dim() == 2, "row: expected the [tokens, top_k] of an expert_layout");
+  TORCH_CHECK(row.defined() && row.dim() == 2,
+              "row: expected the [tokens, top_k] of an expert_layout");
   const int64_t routed = row.numel();
   CHECK_SHAPE(pair, routed);
 }
@@ -29,13 +30,16 @@ ExpertLayout expert_layout(const at::Tensor& ids, int64_t experts) {
   const int64_t tokens = ids.size(0), top_k = ids.size(1), routed = tokens * top_k;
   CHECK_SHAPE(ids, tokens, top_k);
   CHECK_DTYPE(ids, at::kLong);
-  ExpertLayout out{at::zeros({experts + 1}, ids.options()), at::empty({routed}, ids.options()), at::empty_like(ids)};
+  ExpertLayout out{at::zeros({experts + 1}, ids.options()), at::empty({routed}, ids.options()),
+                   at::empty_like(ids)};
   const int64_t* id = ids.const_data_ptr<int64_t>();
   int64_t* offsets = out.offsets.data_ptr<int64_t>();
   std::vector<int64_t> last_token(experts, -1);
   for (int64_t i = 0; i < routed; ++i) {
-    TORCH_CHECK(id[i] >= 0 && id[i] < experts, "ids: expected experts 0 … ", experts - 1, ", got ", id[i], " at token ", i / top_k);
-    TORCH_CHECK(last_token[id[i]] != i / top_k, "ids: expected each expert once a token, got ", id[i], " twice at token ", i / top_k);
+    TORCH_CHECK(id[i] >= 0 && id[i] < experts, "ids: expected experts 0 … ", experts - 1, ", got ",
+                id[i], " at token ", i / top_k);
+    TORCH_CHECK(last_token[id[i]] != i / top_k, "ids: expected each expert once a token, got ",
+                id[i], " twice at token ", i / top_k);
     last_token[id[i]] = i / top_k;
     ++offsets[id[i] + 1];
   }
@@ -53,21 +57,25 @@ ExpertLayout expert_layout(const at::Tensor& ids, int64_t experts) {
 at::Tensor gather_rows(const at::Tensor& x, const ExpertLayout& layout) {
   check_layout(layout);
   TORCH_CHECK(x.dim() == 2, "x: expected [tokens, hidden], got ", x.sizes());
-  const int64_t tokens = layout.row.size(0), top_k = layout.row.size(1), hidden = x.size(1), routed = tokens * top_k;
+  const int64_t tokens = layout.row.size(0), top_k = layout.row.size(1), hidden = x.size(1),
+                routed = tokens * top_k;
   CHECK_SHAPE(x, tokens, hidden);
   at::Tensor out = at::empty({routed, hidden}, x.options());
   const int64_t bytes = hidden * static_cast<int64_t>(x.element_size());
   const auto* from = static_cast<const std::byte*>(x.const_data_ptr());
   auto* to = static_cast<std::byte*>(out.data_ptr());
   const int64_t* pair = layout.pair.const_data_ptr<int64_t>();
-  each_block(routed, hidden, [&](int64_t r) { std::memcpy(to + r * bytes, from + pair[r] / top_k * bytes, bytes); });
+  each_block(routed, hidden, [&](int64_t r) {
+    std::memcpy(to + r * bytes, from + pair[r] / top_k * bytes, bytes);
+  });
   return out;
 }
 
 at::Tensor gather_sum(const at::Tensor& rows, const ExpertLayout& layout) {
   check_layout(layout);
   TORCH_CHECK(rows.dim() == 2, "rows: expected [routed, hidden], got ", rows.sizes());
-  const int64_t tokens = layout.row.size(0), top_k = layout.row.size(1), hidden = rows.size(1), routed = tokens * top_k;
+  const int64_t tokens = layout.row.size(0), top_k = layout.row.size(1), hidden = rows.size(1),
+                routed = tokens * top_k;
   CHECK_SHAPE(rows, routed, hidden);
   at::Tensor out = at::empty({tokens, hidden}, rows.options());
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, rows.scalar_type(), "gather_sum", [&] {
@@ -78,7 +86,8 @@ at::Tensor gather_sum(const at::Tensor& rows, const ExpertLayout& layout) {
     each_block(tokens, hidden * top_k, [&](int64_t t) {
       sweep<A>(hidden, [&](int64_t i, auto lanes) {
         Vec<A> sum = {};
-        for (int64_t j = t * top_k; j < (t + 1) * top_k; ++j) sum += load(from + row[j] * hidden + i, lanes);
+        for (int64_t j = t * top_k; j < (t + 1) * top_k; ++j)
+          sum += load(from + row[j] * hidden + i, lanes);
         store(to + t * hidden + i, sum, lanes);
       });
     });

@@ -19,7 +19,8 @@ const int64_t* checked_ids(const at::Tensor& ids, int64_t vocab) {
   CHECK_DTYPE(ids, at::kLong);
   const int64_t* id = ids.const_data_ptr<int64_t>();
   for (int64_t t = 0; t < tokens; ++t)
-    TORCH_CHECK(id[t] >= 0 && id[t] < vocab, "ids: expected 0 … ", vocab - 1, ", got ", id[t], " at token ", t);
+    TORCH_CHECK(id[t] >= 0 && id[t] < vocab, "ids: expected 0 … ", vocab - 1, ", got ", id[t],
+                " at token ", t);
   return id;
 }
 
@@ -34,7 +35,8 @@ at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight) {
   const int64_t bytes = hidden * static_cast<int64_t>(weight.element_size());
   const auto* from = static_cast<const std::byte*>(weight.const_data_ptr());
   auto* to = static_cast<std::byte*>(out.data_ptr());
-  each_block(tokens, hidden, [&](int64_t t) { std::memcpy(to + t * bytes, from + id[t] * bytes, bytes); });
+  each_block(tokens, hidden,
+             [&](int64_t t) { std::memcpy(to + t * bytes, from + id[t] * bytes, bytes); });
   return out;
 }
 
@@ -45,7 +47,8 @@ void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Te
   CHECK_SHAPE(dy, tokens, hidden);
   CHECK_DTYPE(dweight, at::toOpMathType(dy.scalar_type()));
   const int64_t* id = checked_ids(ids, vocab);
-  constexpr int64_t kColumns = 128;  // threads share the columns, so each id's rows are added in order without a sort
+  constexpr int64_t kColumns =
+      128;  // threads share the columns, so each id's rows are added in order without a sort
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, dy.scalar_type(), "embedding_backward_", [&] {
     using A = acc_t<scalar_t>;
     const scalar_t* from = dy.const_data_ptr<scalar_t>();
@@ -53,7 +56,8 @@ void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Te
     each_block((hidden + kColumns - 1) / kColumns, tokens * kColumns, [&](int64_t block) {
       const int64_t begin = block * kColumns, columns = std::min(kColumns, hidden - begin);
       for (int64_t t = 0; t < tokens; ++t)
-        sweep<A>(columns, [&, row = to + id[t] * hidden + begin, x = from + t * hidden + begin](int64_t i, auto lanes) {
+        sweep<A>(columns, [&, row = to + id[t] * hidden + begin, x = from + t * hidden + begin](
+                              int64_t i, auto lanes) {
           store(row + i, load(row + i, lanes) + load(x + i, lanes), lanes);
         });
     });

@@ -4,7 +4,8 @@
 
 namespace conclave::ops {
 
-// ids [tokens] int64 in 0 … vocab−1 (throws naming the first that is not) · weight [vocab, hidden] → [tokens, hidden].
+// ids [tokens] int64 in 0 … vocab−1 (throws naming the first that is not) · weight [vocab, hidden]
+// → [tokens, hidden].
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight);
 // dweight [vocab, hidden] (fp32 or wider) [ids[t]] += dy[t], tokens in ascending order for each id.
 void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Tensor& dy);

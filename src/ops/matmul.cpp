@@ -15,7 +15,8 @@
 namespace conclave::ops {
 namespace {
 
-// C ← op(A) · op(B), or C += it; see gemm. S is the operands' type; Out is S, or the type sums are taken in.
+// C ← op(A) · op(B), or C += it; see gemm. S is the operands' type; Out is S, or the type sums are
+// taken in.
 template <class S, class Out>
 struct Product {
   bool transa, transb, add;
@@ -50,16 +51,17 @@ struct Block {
     } else {  // sums are finished before the one rounding
       thread_local std::vector<A> sums;
       sums.resize(rows * columns);
-      gemm(p.transa, p.transb, rows, columns, p.k, A(1), a, p.lda, b, p.ldb, A(0), sums.data(), columns);
+      gemm(p.transa, p.transb, rows, columns, p.k, A(1), a, p.lda, b, p.ldb, A(0), sums.data(),
+           columns);
       for (int64_t r = 0; r < rows; ++r)
-        sweep<A>(columns, [&, y = c + r * p.ldc, x = sums.data() + r * columns](int64_t i, auto lanes) {
-          store(y + i, load(x + i, lanes), lanes);
-        });
+        sweep<A>(columns, [&, y = c + r * p.ldc, x = sums.data() + r * columns](
+                              int64_t i, auto lanes) { store(y + i, load(x + i, lanes), lanes); });
     }
   }
 };
 
-// Experts differ in size, so whoever is free takes the next block. Which thread runs a block does not change its bits.
+// Experts differ in size, so whoever is free takes the next block. Which thread runs a block does
+// not change its bits.
 template <class S, class Out>
 void run(const std::vector<Product<S, Out>>& products) {
   constexpr int64_t kRows = 128, kColumns = 512;
@@ -69,7 +71,8 @@ void run(const std::vector<Product<S, Out>>& products) {
     const int64_t rows = block_size(p.m, kRows), columns = block_size(p.n, kColumns);
     for (int64_t column = 0; column < p.n; column += columns)
       for (int64_t row = 0; row < p.m; row += rows)
-        blocks.push_back({&p, row, column, std::min(rows, p.m - row), std::min(columns, p.n - column)});
+        blocks.push_back(
+            {&p, row, column, std::min(rows, p.m - row), std::min(columns, p.n - column)});
   }
   const int64_t n = static_cast<int64_t>(blocks.size());
   std::atomic<int64_t> next{0};
@@ -82,16 +85,20 @@ void run(const std::vector<Product<S, Out>>& products) {
 std::vector<int64_t> checked_offsets(const at::Tensor& offsets, int64_t experts, int64_t rows) {
   CHECK_SHAPE(offsets, experts + 1);
   CHECK_DTYPE(offsets, at::kLong);
-  TORCH_CHECK(offsets.is_cpu(), "offsets: expected a tensor on the CPU, got one on ", offsets.device());
+  TORCH_CHECK(offsets.is_cpu(), "offsets: expected a tensor on the CPU, got one on ",
+              offsets.device());
   const int64_t* o = offsets.const_data_ptr<int64_t>();
   for (int64_t e = 0; e < experts; ++e)
-    TORCH_CHECK(o[e] <= o[e + 1], "offsets: expected ascending values, got ", o[e], " before ", o[e + 1], " at expert ", e);
-  TORCH_CHECK(o[0] == 0 && o[experts] == rows, "offsets: expected 0 … ", rows, ", got ", o[0], " … ", o[experts]);
+    TORCH_CHECK(o[e] <= o[e + 1], "offsets: expected ascending values, got ", o[e], " before ",
+                o[e + 1], " at expert ", e);
+  TORCH_CHECK(o[0] == 0 && o[experts] == rows, "offsets: expected 0 … ", rows, ", got ", o[0],
+              " … ", o[experts]);
   return {o, o + experts + 1};
 }
 
 // y = x · wᵀ (forward) or x · w (backward), expert by expert.
-at::Tensor rows_times_weights(const at::Tensor& x, const at::Tensor& w, bool transposed, int64_t experts, int64_t in, int64_t out,
+at::Tensor rows_times_weights(const at::Tensor& x, const at::Tensor& w, bool transposed,
+                              int64_t experts, int64_t in, int64_t out,
                               const std::vector<int64_t>& ends) {
   at::Tensor y = at::empty({x.size(0), out}, x.options());
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "linear", [&] {
@@ -99,14 +106,16 @@ at::Tensor rows_times_weights(const at::Tensor& x, const at::Tensor& w, bool tra
     scalar_t* to = y.data_ptr<scalar_t>();
     std::vector<Product<scalar_t, scalar_t>> products;
     for (int64_t e = 0; e < experts; ++e)
-      products.push_back({false, transposed, false, ends[e + 1] - ends[e], out, in, from + ends[e] * in, in,
-                          weights + e * in * out, transposed ? in : out, to + ends[e] * out, out});
+      products.push_back({false, transposed, false, ends[e + 1] - ends[e], out, in,
+                          from + ends[e] * in, in, weights + e * in * out, transposed ? in : out,
+                          to + ends[e] * out, out});
     run(products);
   });
   return y;
 }
 
-void add_weight_gradients(at::Tensor& dw, const at::Tensor& dy, const at::Tensor& x, int64_t experts, int64_t out, int64_t in,
+void add_weight_gradients(at::Tensor& dw, const at::Tensor& dy, const at::Tensor& x,
+                          int64_t experts, int64_t out, int64_t in,
                           const std::vector<int64_t>& ends) {
   CHECK_DTYPE(dy, x.scalar_type());
   CHECK_DTYPE(dw, at::toOpMathType(x.scalar_type()));
@@ -115,8 +124,8 @@ void add_weight_gradients(at::Tensor& dw, const at::Tensor& dy, const at::Tensor
     acc_t<scalar_t>* to = dw.data_ptr<acc_t<scalar_t>>();
     std::vector<Product<scalar_t, acc_t<scalar_t>>> products;
     for (int64_t e = 0; e < experts; ++e)
-      products.push_back({true, false, true, out, in, ends[e + 1] - ends[e], left + ends[e] * out, out, right + ends[e] * in, in,
-                          to + e * out * in, in});
+      products.push_back({true, false, true, out, in, ends[e + 1] - ends[e], left + ends[e] * out,
+                          out, right + ends[e] * in, in, to + e * out * in, in});
     run(products);
   });
 }
@@ -124,7 +133,8 @@ void add_weight_gradients(at::Tensor& dw, const at::Tensor& dy, const at::Tensor
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& w) {
-  TORCH_CHECK(x.dim() == 2 && w.dim() == 2, "linear: expected x [tokens, in] and w [out, in], got ", x.sizes(), " and ", w.sizes());
+  TORCH_CHECK(x.dim() == 2 && w.dim() == 2, "linear: expected x [tokens, in] and w [out, in], got ",
+              x.sizes(), " and ", w.sizes());
   const int64_t tokens = x.size(0), in = x.size(1), out = w.size(0);
   CHECK_SHAPE(x, tokens, in);
   CHECK_SHAPE(w, out, in);
@@ -133,7 +143,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& w) {
 }
 
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
-  TORCH_CHECK(dy.dim() == 2 && w.dim() == 2, "linear_backward_input: expected dy [tokens, out] and w [out, in], got ", dy.sizes(),
+  TORCH_CHECK(dy.dim() == 2 && w.dim() == 2,
+              "linear_backward_input: expected dy [tokens, out] and w [out, in], got ", dy.sizes(),
               " and ", w.sizes());
   const int64_t tokens = dy.size(0), out = dy.size(1), in = w.size(1);
   CHECK_SHAPE(dy, tokens, out);
@@ -143,7 +154,8 @@ at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
 }
 
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {
-  TORCH_CHECK(dy.dim() == 2 && x.dim() == 2, "linear_backward_weight_: expected dy [tokens, out] and x [tokens, in], got ",
+  TORCH_CHECK(dy.dim() == 2 && x.dim() == 2,
+              "linear_backward_weight_: expected dy [tokens, out] and x [tokens, in], got ",
               dy.sizes(), " and ", x.sizes());
   const int64_t tokens = x.size(0), out = dy.size(1), in = x.size(1);
   CHECK_SHAPE(dy, tokens, out);
@@ -153,7 +165,8 @@ void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tens
 }
 
 at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets) {
-  TORCH_CHECK(x.dim() == 2 && w.dim() == 3, "grouped_linear: expected x [rows, in] and w [experts, out, in], got ", x.sizes(),
+  TORCH_CHECK(x.dim() == 2 && w.dim() == 3,
+              "grouped_linear: expected x [rows, in] and w [experts, out, in], got ", x.sizes(),
               " and ", w.sizes());
   const int64_t rows = x.size(0), in = x.size(1), experts = w.size(0), out = w.size(1);
   CHECK_SHAPE(x, rows, in);
@@ -162,19 +175,26 @@ at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Te
   return rows_times_weights(x, w, true, experts, in, out, checked_offsets(offsets, experts, rows));
 }
 
-at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w, const at::Tensor& offsets) {
-  TORCH_CHECK(dy.dim() == 2 && w.dim() == 3, "grouped_linear_backward_input: expected dy [rows, out] and w [experts, out, in], got ",
-              dy.sizes(), " and ", w.sizes());
+at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w,
+                                         const at::Tensor& offsets) {
+  TORCH_CHECK(
+      dy.dim() == 2 && w.dim() == 3,
+      "grouped_linear_backward_input: expected dy [rows, out] and w [experts, out, in], got ",
+      dy.sizes(), " and ", w.sizes());
   const int64_t rows = dy.size(0), experts = w.size(0), out = w.size(1), in = w.size(2);
   CHECK_SHAPE(dy, rows, out);
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, dy.scalar_type());
-  return rows_times_weights(dy, w, false, experts, out, in, checked_offsets(offsets, experts, rows));
+  return rows_times_weights(dy, w, false, experts, out, in,
+                            checked_offsets(offsets, experts, rows));
 }
 
-void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& offsets) {
-  TORCH_CHECK(dw.dim() == 3 && x.dim() == 2, "grouped_linear_backward_weight_: expected dw [experts, out, in] and x [rows, in], got ",
-              dw.sizes(), " and ", x.sizes());
+void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x,
+                                     const at::Tensor& offsets) {
+  TORCH_CHECK(
+      dw.dim() == 3 && x.dim() == 2,
+      "grouped_linear_backward_weight_: expected dw [experts, out, in] and x [rows, in], got ",
+      dw.sizes(), " and ", x.sizes());
   const int64_t rows = x.size(0), experts = dw.size(0), out = dw.size(1), in = dw.size(2);
   CHECK_SHAPE(dw, experts, out, in);
   CHECK_SHAPE(dy, rows, out);

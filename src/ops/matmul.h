@@ -4,20 +4,25 @@
 
 namespace conclave::ops {
 
-// y [tokens, out] = x [tokens, in] · wᵀ, w [out, in]. fp32, fp64, or bf16 with fp32 accumulation. Any tokens, also 0.
+// y [tokens, out] = x [tokens, in] · wᵀ, w [out, in]. fp32, fp64, or bf16 with fp32 accumulation.
+// Any tokens, also 0.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& w);
 // dx [tokens, in] = dy [tokens, out] · w.
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w);
 // dw [out, in] += dyᵀ · x; dw is fp32 or wider (fp32 for bf16 operands).
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x);
 
-// sum [out] += Σ over tokens of dy [tokens, out], in fp32 or wider and in fixed order: the gradient of a bias.
+// sum [out] += Σ over tokens of dy [tokens, out], in fp32 or wider and in fixed order: the gradient
+// of a bias.
 void column_sum_(at::Tensor sum, const at::Tensor& dy);
 
-// The same for `experts` products at once: rows offsets[e] … offsets[e+1) of x belong to w[e]. Any expert may be empty.
-// x [rows, in], w [experts, out, in], offsets [experts + 1] int64 on the CPU, ascending from 0 to rows → [rows, out].
+// The same for `experts` products at once: rows offsets[e] … offsets[e+1) of x belong to w[e]. Any
+// expert may be empty. x [rows, in], w [experts, out, in], offsets [experts + 1] int64 on the CPU,
+// ascending from 0 to rows → [rows, out].
 at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets);
-at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w, const at::Tensor& offsets);
-void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x, const at::Tensor& offsets);
+at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w,
+                                         const at::Tensor& offsets);
+void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x,
+                                     const at::Tensor& offsets);
 
 }  // namespace conclave::ops

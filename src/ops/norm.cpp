@@ -31,9 +31,11 @@ acc_t<S> row_rstd(const S* x, int64_t hidden, double eps) {
   return A(1) / std::sqrt(squares / A(hidden) + A(eps));
 }
 
-// With x̂ = x · rstd and g = dy · weight: dx = rstd · (g − x̂ · mean(g · x̂)), dweight += dy · x̂ (x̂ as it was rounded).
+// With x̂ = x · rstd and g = dy · weight: dx = rstd · (g − x̂ · mean(g · x̂)), dweight += dy · x̂ (x̂ as
+// it was rounded).
 template <class S>
-void backward_row(S* dx, acc_t<S>* dweight, const S* dy, const S* x, acc_t<S> rstd, const S* weight, int64_t hidden) {
+void backward_row(S* dx, acc_t<S>* dweight, const S* dy, const S* x, acc_t<S> rstd, const S* weight,
+                  int64_t hidden) {
   using A = acc_t<S>;
   const A dot = sum_over<A>(hidden, [&](int64_t i, auto lanes) {
     return load(dy + i, lanes) * load(weight + i, lanes) * load(x + i, lanes);
@@ -46,7 +48,8 @@ void backward_row(S* dx, acc_t<S>* dweight, const S* dy, const S* x, acc_t<S> rs
   });
 }
 
-// dweight is summed in blocks of rows, then over the blocks: at least 64 rows each, at most 256 blocks.
+// dweight is summed in blocks of rows, then over the blocks: at least 64 rows each, at most 256
+// blocks.
 int64_t rows_a_block(int64_t tokens) { return std::max<int64_t>(64, (tokens + 255) / 256); }
 
 void check_operands(const at::Tensor& x, const at::Tensor& weight) {
@@ -69,7 +72,8 @@ RmsNorm rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   check_operands(x, weight);
   TORCH_CHECK(eps > 0, "eps: expected a value above 0, got ", eps);
   const int64_t tokens = x.size(0), hidden = x.size(1);
-  at::Tensor y = at::empty_like(x), rstd = at::empty({tokens}, x.options().dtype(at::toOpMathType(x.scalar_type())));
+  at::Tensor y = at::empty_like(x),
+             rstd = at::empty({tokens}, x.options().dtype(at::toOpMathType(x.scalar_type())));
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "rms_norm", [&] {
     const scalar_t *from = x.const_data_ptr<scalar_t>(), *scale = weight.const_data_ptr<scalar_t>();
     scalar_t* to = y.data_ptr<scalar_t>();
@@ -91,13 +95,15 @@ at::Tensor rms_norm_from(const at::Tensor& x, const at::Tensor& rstd, const at::
     const scalar_t *from = x.const_data_ptr<scalar_t>(), *scale = weight.const_data_ptr<scalar_t>();
     scalar_t* to = y.data_ptr<scalar_t>();
     const acc_t<scalar_t>* r = rstd.const_data_ptr<acc_t<scalar_t>>();
-    each_block(tokens, hidden,
-               [&](int64_t t) { scale_row(to + t * hidden, from + t * hidden, r[t], scale, hidden); });
+    each_block(tokens, hidden, [&](int64_t t) {
+      scale_row(to + t * hidden, from + t * hidden, r[t], scale, hidden);
+    });
   });
   return y;
 }
 
-RmsNormGrad rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd, const at::Tensor& weight) {
+RmsNormGrad rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
+                              const at::Tensor& weight) {
   check_operands(x, weight);
   check_rstd(x, rstd);
   const int64_t tokens = x.size(0), hidden = x.size(1);
@@ -116,7 +122,8 @@ RmsNormGrad rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const a
     each_block(blocks, rows * hidden * 2, [&](int64_t b) {
       std::fill_n(part + b * hidden, hidden, A(0));
       for (int64_t t = b * rows; t < std::min(tokens, (b + 1) * rows); ++t)
-        backward_row(to + t * hidden, part + b * hidden, g + t * hidden, from + t * hidden, r[t], scale, hidden);
+        backward_row(to + t * hidden, part + b * hidden, g + t * hidden, from + t * hidden, r[t],
+                     scale, hidden);
     });
     std::fill_n(total, hidden, A(0));
     for (int64_t b = 0; b < blocks; ++b)

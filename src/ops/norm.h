@@ -9,9 +9,10 @@ struct RmsNorm {
   at::Tensor rstd;  // [tokens], fp32 or wider; the backward needs it
 };
 
-// y = x · rstd · weight with rstd = 1/√(mean over hidden of x² + eps), statistics in fp32 or wider; x · rstd is rounded to x's
-// dtype before the product with weight, as the references do.
-// x [tokens, hidden] contiguous (per-head norm: tokens · heads rows of head_dim) · weight [hidden] · eps > 0. Any tokens, also 0.
+// y = x · rstd · weight with rstd = 1/√(mean over hidden of x² + eps), statistics in fp32 or wider;
+// x · rstd is rounded to x's dtype before the product with weight, as the references do. x [tokens,
+// hidden] contiguous (per-head norm: tokens · heads rows of head_dim) · weight [hidden] · eps > 0.
+// Any tokens, also 0.
 RmsNorm rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 // y again, from what the backward keeps.
 at::Tensor rms_norm_from(const at::Tensor& x, const at::Tensor& rstd, const at::Tensor& weight);
@@ -20,6 +21,7 @@ struct RmsNormGrad {
   at::Tensor dx;       // [tokens, hidden], dtype of x
   at::Tensor dweight;  // [hidden], fp32 or wider; summed over tokens in fixed order
 };
-RmsNormGrad rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd, const at::Tensor& weight);
+RmsNormGrad rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& rstd,
+                              const at::Tensor& weight);
 
 }  // namespace conclave::ops

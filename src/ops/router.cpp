@@ -19,20 +19,25 @@ template <class A>
 void softmax_row(A* p, const A* logits, int64_t experts) {
   A largest = -std::numeric_limits<A>::infinity();
   for (int64_t e = 0; e < experts; ++e) largest = logits[e] > largest ? logits[e] : largest;
-  sweep<A>(experts, [&](int64_t e, auto lanes) { store(p + e, exp(load(logits + e, lanes) - largest), lanes); });
-  const A scale = A(1) / sum_over<A>(experts, [&](int64_t e, auto lanes) { return load(p + e, lanes); });
-  sweep<A>(experts, [&](int64_t e, auto lanes) { store(p + e, load(p + e, lanes) * scale, lanes); });
+  sweep<A>(experts, [&](int64_t e, auto lanes) {
+    store(p + e, exp(load(logits + e, lanes) - largest), lanes);
+  });
+  const A scale =
+      A(1) / sum_over<A>(experts, [&](int64_t e, auto lanes) { return load(p + e, lanes); });
+  sweep<A>(experts,
+           [&](int64_t e, auto lanes) { store(p + e, load(p + e, lanes) * scale, lanes); });
 }
 
-// The top_k largest by insertion, in falling order; a later expert must be truly larger to pass an earlier one. With NaN the
-// choice means nothing, but the ids are distinct and in range.
+// The top_k largest by insertion, in falling order; a later expert must be truly larger to pass an
+// earlier one. With NaN the choice means nothing, but the ids are distinct and in range.
 template <class A>
 void select_row(int64_t* ids, A* weights, const A* p, int64_t experts, int64_t top_k) {
   for (int64_t e = 0; e < experts; ++e) {
     int64_t place = std::min(e, top_k);
     if (place == top_k && !(p[e] > weights[place - 1])) continue;
     if (place == top_k) --place;
-    for (; place > 0 && p[e] > weights[place - 1]; --place) weights[place] = weights[place - 1], ids[place] = ids[place - 1];
+    for (; place > 0 && p[e] > weights[place - 1]; --place)
+      weights[place] = weights[place - 1], ids[place] = ids[place - 1];
     weights[place] = p[e], ids[place] = e;
   }
 }
@@ -44,10 +49,11 @@ void renormalise_row(A* weights, int64_t top_k) {
   for (int64_t j = 0; j < top_k; ++j) weights[j] /= sum;
 }
 
-// dlogits = p · (dp − Σ dp · p), where dp is dprobs plus what reaches the chosen through weights = p or p / Σ chosen p.
+// dlogits = p · (dp − Σ dp · p), where dp is dprobs plus what reaches the chosen through weights =
+// p or p / Σ chosen p.
 template <class A>
-void backward_row(A* dlogits, const A* dweights, const A* dprobs, const A* p, const int64_t* ids, int64_t experts, int64_t top_k,
-                  bool renormalise) {
+void backward_row(A* dlogits, const A* dweights, const A* dprobs, const A* p, const int64_t* ids,
+                  int64_t experts, int64_t top_k, bool renormalise) {
   if (dprobs)
     std::copy_n(dprobs, experts, dlogits);
   else
@@ -56,7 +62,9 @@ void backward_row(A* dlogits, const A* dweights, const A* dprobs, const A* p, co
   for (int64_t j = 0; j < top_k; ++j) chosen += p[ids[j]], dot += dweights[j] * p[ids[j]];
   for (int64_t j = 0; j < top_k; ++j)
     dlogits[ids[j]] += renormalise ? (dweights[j] - dot / chosen) / chosen : dweights[j];
-  const A mean = sum_over<A>(experts, [&](int64_t e, auto lanes) { return load(dlogits + e, lanes) * load(p + e, lanes); });
+  const A mean = sum_over<A>(experts, [&](int64_t e, auto lanes) {
+    return load(dlogits + e, lanes) * load(p + e, lanes);
+  });
   sweep<A>(experts, [&](int64_t e, auto lanes) {
     store(dlogits + e, load(p + e, lanes) * (load(dlogits + e, lanes) - mean), lanes);
   });
@@ -65,7 +73,8 @@ void backward_row(A* dlogits, const A* dweights, const A* dprobs, const A* p, co
 // counts [experts] += how often each appears in ids.
 void count(int64_t* counts, const int64_t* ids, int64_t n, int64_t experts) {
   for (int64_t i = 0; i < n; ++i) {
-    TORCH_CHECK(ids[i] >= 0 && ids[i] < experts, "ids: expected 0 … ", experts - 1, ", got ", ids[i], " at place ", i);
+    TORCH_CHECK(ids[i] >= 0 && ids[i] < experts, "ids: expected 0 … ", experts - 1, ", got ",
+                ids[i], " at place ", i);
     ++counts[ids[i]];
   }
 }
@@ -78,8 +87,8 @@ SoftmaxTopK softmax_top_k(const at::Tensor& logits, int64_t top_k, bool renormal
   CHECK_SHAPE(logits, tokens, experts);
   TORCH_CHECK(top_k >= 1 && top_k <= experts, "top_k: expected 1 … ", experts, ", got ", top_k);
   const at::TensorOptions integer = logits.options().dtype(at::kLong);
-  SoftmaxTopK out{at::empty_like(logits), at::empty({tokens, top_k}, integer), at::empty({tokens, top_k}, logits.options()),
-                  at::zeros({experts}, integer)};
+  SoftmaxTopK out{at::empty_like(logits), at::empty({tokens, top_k}, integer),
+                  at::empty({tokens, top_k}, logits.options()), at::zeros({experts}, integer)};
   int64_t* ids = out.ids.data_ptr<int64_t>();
   AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "softmax_top_k", [&] {
     const scalar_t* from = logits.const_data_ptr<scalar_t>();
@@ -94,10 +103,13 @@ SoftmaxTopK softmax_top_k(const at::Tensor& logits, int64_t top_k, bool renormal
   return out;
 }
 
-at::Tensor softmax_top_k_backward(const at::Tensor& dweights, const at::Tensor& dprobs, const at::Tensor& probs,
-                                  const at::Tensor& ids, bool renormalise) {
-  TORCH_CHECK(probs.dim() == 2 && ids.dim() == 2, "softmax_top_k_backward: expected probs [tokens, experts] and ids [tokens, top_k], got ",
-              probs.sizes(), " and ", ids.sizes());
+at::Tensor softmax_top_k_backward(const at::Tensor& dweights, const at::Tensor& dprobs,
+                                  const at::Tensor& probs, const at::Tensor& ids,
+                                  bool renormalise) {
+  TORCH_CHECK(
+      probs.dim() == 2 && ids.dim() == 2,
+      "softmax_top_k_backward: expected probs [tokens, experts] and ids [tokens, top_k], got ",
+      probs.sizes(), " and ", ids.sizes());
   const int64_t tokens = probs.size(0), experts = probs.size(1), top_k = ids.size(1);
   CHECK_SHAPE(probs, tokens, experts);
   CHECK_SHAPE(ids, tokens, top_k);
@@ -115,15 +127,17 @@ at::Tensor softmax_top_k_backward(const at::Tensor& dweights, const at::Tensor& 
     const int64_t* chosen = ids.const_data_ptr<int64_t>();
     scalar_t* to = dlogits.data_ptr<scalar_t>();
     each_block(tokens, experts * 4, [&](int64_t t) {
-      backward_row(to + t * experts, dw + t * top_k, dp ? dp + t * experts : nullptr, p + t * experts, chosen + t * top_k,
-                   experts, top_k, renormalise);
+      backward_row(to + t * experts, dw + t * top_k, dp ? dp + t * experts : nullptr,
+                   p + t * experts, chosen + t * top_k, experts, top_k, renormalise);
     });
   });
   return dlogits;
 }
 
-BalanceLoss balance_loss(const at::Tensor& probs, const at::Tensor& ids, std::span<const int64_t> row_offsets, double coef) {
-  TORCH_CHECK(probs.dim() == 2 && ids.dim() == 2, "balance_loss: expected probs [tokens, experts] and ids [tokens, top_k], got ",
+BalanceLoss balance_loss(const at::Tensor& probs, const at::Tensor& ids,
+                         std::span<const int64_t> row_offsets, double coef) {
+  TORCH_CHECK(probs.dim() == 2 && ids.dim() == 2,
+              "balance_loss: expected probs [tokens, experts] and ids [tokens, top_k], got ",
               probs.sizes(), " and ", ids.sizes());
   const int64_t tokens = probs.size(0), experts = probs.size(1), top_k = ids.size(1);
   CHECK_SHAPE(probs, tokens, experts);
@@ -146,7 +160,9 @@ BalanceLoss balance_loss(const at::Tensor& probs, const at::Tensor& ids, std::sp
       count(loads.data(), chosen + begin * top_k, length * top_k, experts);
       for (int64_t t = begin; t < end; ++t)
         for (int64_t e = 0; e < experts; ++e) sums[e] += p[t * experts + e];
-      const double scale = length == 0 ? 0 : coef * double(experts) / (double(top_k) * double(length) * double(length));
+      const double scale =
+          length == 0 ? 0
+                      : coef * double(experts) / (double(top_k) * double(length) * double(length));
       std::vector<scalar_t> gradient(experts);
       for (int64_t e = 0; e < experts; ++e) {
         gradient[e] = static_cast<scalar_t>(scale * double(loads[e]));

@@ -1,7 +1,10 @@
-// Vectors of the widest registers of this processor, for the inner loops of CPU ops: loads that widen, stores that round, sums in
-// a fixed order, exp. A loop body is written once and runs on full vectors, then on the rest of the row:
-//   sweep<float>(hidden, [&](int64_t i, auto lanes) { store(y + i, load(x + i, lanes) * scale, lanes); });
-// S is the type in memory (float, double, BFloat16), A = acc_t<S> the type that is computed in (float, double, float).
+// Vectors of the widest registers of this processor, for the inner loops of CPU ops: loads that
+// widen, stores that round, sums in a fixed order, exp. A loop body is written once and runs on
+// full vectors, then on the rest of the row:
+//   sweep<float>(hidden, [&](int64_t i, auto lanes) { store(y + i, load(x + i, lanes) * scale,
+//   lanes); });
+// S is the type in memory (float, double, BFloat16), A = acc_t<S> the type that is computed in
+// (float, double, float).
 #pragma once
 #include <c10/util/BFloat16.h>
 
@@ -68,8 +71,8 @@ inline void store(S* to, Vec<acc_t<S>> v, AllLanes = {}) {
     const auto bits = std::bit_cast<Vec<uint32_t>>(v);
     const auto rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     const auto nan = Vec<uint32_t>{} + 0x7fc0;
-    const auto half =
-        __builtin_convertvector(v == v ? rounded : nan, typename VecOf<uint16_t, kVectorBytes / 2>::type);
+    const auto half = __builtin_convertvector(v == v ? rounded : nan,
+                                              typename VecOf<uint16_t, kVectorBytes / 2>::type);
     std::memcpy(to, &half, sizeof(half));
   } else {
     std::memcpy(to, &v, sizeof(v));
@@ -122,14 +125,17 @@ inline A sum_over(int64_t n, const F& f) {
   return sum<A>((s[0] + s[1]) + (s[2] + s[3]));
 }
 
-// eˣ within 1.1 ulp, also where the result is subnormal; 0 and inf beyond, NaN for NaN. Polynomial of Cephes' expf.
+// eˣ within 1.1 ulp, also where the result is subnormal; 0 and inf beyond, NaN for NaN. Polynomial
+// of Cephes' expf.
 inline Vec<float> exp(Vec<float> x) {
-  constexpr float kMagic = 0x1.8p23f;  // adding it rounds to an integer, which then stands in the low bits
+  constexpr float kMagic =
+      0x1.8p23f;  // adding it rounds to an integer, which then stands in the low bits
   x = x < -104.f ? Vec<float>{} - 104.f : x;
   x = x > 89.f ? Vec<float>{} + 89.f : x;
   const Vec<float> shifted = x * 0x1.715476p0f + kMagic;
   const Vec<float> n = shifted - kMagic;
-  const Vec<float> r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;  // ln 2 in two parts, the first of 15 bits
+  const Vec<float> r =
+      (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;  // ln 2 in two parts, the first of 15 bits
   Vec<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;

@@ -1,5 +1,5 @@
-// The steps of a softmax on one row in fp32 or fp64, shared by attention and cross entropy. The order of a sum depends on the
-// row's length only. Private to ops/.
+// The steps of a softmax on one row in fp32 or fp64, shared by attention and cross entropy. The
+// order of a sum depends on the row's length only. Private to ops/.
 #pragma once
 #include <limits>
 
@@ -18,7 +18,8 @@ inline A row_max(const A* x, int64_t n) {
     most = v > most ? v : most;
   }
   for (; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
-  for (int lane = 0; lane < kLanes<A>; ++lane) largest = most[lane] > largest ? most[lane] : largest;
+  for (int lane = 0; lane < kLanes<A>; ++lane)
+    largest = most[lane] > largest ? most[lane] : largest;
   return largest;
 }
 
@@ -33,7 +34,8 @@ inline A row_exp(A* x, int64_t n, A shift) {
 
 template <class A>
 inline A row_dot(const A* x, const A* y, int64_t n) {
-  return sum_over<A>(n, [=](int64_t i, auto lanes) { return load(x + i, lanes) * load(y + i, lanes); });
+  return sum_over<A>(
+      n, [=](int64_t i, auto lanes) { return load(x + i, lanes) * load(y + i, lanes); });
 }
 
 }  // namespace conclave::ops

@@ -16,8 +16,10 @@ double squared_sum(const at::Tensor& x) {
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "squared_sum", [&] {
     const scalar_t* from = x.const_data_ptr<scalar_t>();
     each_block(blocks, kBlock, [&](int64_t block) {
-      double lanes[kLanes] = {};  // element i of a block goes to lane i mod kLanes, whatever the alignment
-      const int64_t begin = block * kBlock, end = std::min(n, begin + kBlock), whole = end - (end - begin) % kLanes;
+      double lanes[kLanes] =
+          {};  // element i of a block goes to lane i mod kLanes, whatever the alignment
+      const int64_t begin = block * kBlock, end = std::min(n, begin + kBlock),
+                    whole = end - (end - begin) % kLanes;
       auto add = [&](int64_t at, int64_t lane) {
         const double value = static_cast<double>(from[at + lane]);
         lanes[lane] += value * value;

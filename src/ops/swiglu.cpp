@@ -29,7 +29,8 @@ void forward_row(S* y, const S* gate, const S* up, acc_t<S> weight, int64_t ffn)
 
 // Returns Σ dy · silu(gate) · up, the gradient of the row's weight. silu' = σ + silu · (1 − σ).
 template <class S>
-acc_t<S> backward_row(S* dgate, S* dup, const S* dy, const S* gate, const S* up, acc_t<S> weight, int64_t ffn) {
+acc_t<S> backward_row(S* dgate, S* dup, const S* dy, const S* gate, const S* up, acc_t<S> weight,
+                      int64_t ffn) {
   using A = acc_t<S>;
   return sum_over<A>(ffn, [&](int64_t i, auto lanes) {
     const Vec<A> g = load(gate + i, lanes), u = load(up + i, lanes), dh = load(dy + i, lanes);
@@ -41,7 +42,8 @@ acc_t<S> backward_row(S* dgate, S* dup, const S* dy, const S* gate, const S* up,
 }
 
 void check_operands(const at::Tensor& gate_up, const at::Tensor& weights) {
-  TORCH_CHECK(gate_up.dim() == 2 && gate_up.size(1) % 2 == 0, "gate_up: expected [rows, 2 · ffn], got ", gate_up.sizes());
+  TORCH_CHECK(gate_up.dim() == 2 && gate_up.size(1) % 2 == 0,
+              "gate_up: expected [rows, 2 · ffn], got ", gate_up.sizes());
   const int64_t rows = gate_up.size(0), ffn = gate_up.size(1) / 2;
   CHECK_SHAPE(gate_up, rows, 2 * ffn);
   if (!weights.defined()) return;
@@ -67,7 +69,8 @@ at::Tensor swiglu(const at::Tensor& gate_up, const at::Tensor& weights) {
   return y;
 }
 
-SwigluGrad swiglu_backward(const at::Tensor& dy, const at::Tensor& gate_up, const at::Tensor& weights) {
+SwigluGrad swiglu_backward(const at::Tensor& dy, const at::Tensor& gate_up,
+                           const at::Tensor& weights) {
   check_operands(gate_up, weights);
   const int64_t rows = gate_up.size(0), ffn = gate_up.size(1) / 2;
   CHECK_SHAPE(dy, rows, ffn);
@@ -82,7 +85,8 @@ SwigluGrad swiglu_backward(const at::Tensor& dy, const at::Tensor& gate_up, cons
     scalar_t* dgate = dgate_up.data_ptr<scalar_t>();
     each_block(rows, ffn * 2 * kCost, [&](int64_t r) {
       const int64_t g = 2 * r * ffn, u = g + ffn;
-      const A sum = backward_row(dgate + g, dgate + u, dh + r * ffn, gate + g, gate + u, w ? w[r] : A(1), ffn);
+      const A sum = backward_row(dgate + g, dgate + u, dh + r * ffn, gate + g, gate + u,
+                                 w ? w[r] : A(1), ffn);
       if (dw) dw[r] = sum;
     });
   });

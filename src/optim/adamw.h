@@ -1,4 +1,5 @@
-// AdamW over flat shards. With bf16 weights the fp32 master is exact, kept as the bf16 weight and 16 low bits (ops/adamw.h).
+// AdamW over flat shards. With bf16 weights the fp32 master is exact, kept as the bf16 weight and
+// 16 low bits (ops/adamw.h).
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -28,7 +29,8 @@ struct FlatShard {
 
 class AdamW {
  public:
-  // Allocates zero moments (and zero low bits for bf16 weights). The shards' tensors are shared, not copied.
+  // Allocates zero moments (and zero low bits for bf16 weights). The shards' tensors are shared,
+  // not copied.
   AdamW(const AdamWConfig& config, std::vector<FlatShard> shards);
 
   // One update with gradients times grad_scale. No host work beyond the kernels.
@@ -37,8 +39,11 @@ class AdamW {
   size_t size() const { return shards_.size(); }
   const at::Tensor& m(size_t shard) const { return states_.at(shard).m; }
   const at::Tensor& v(size_t shard) const { return states_.at(shard).v; }
-  const at::Tensor& lo(size_t shard) const { return states_.at(shard).lo; }  // int16; undefined unless weights are bf16
-  // Sets bf16 weights and low bits from an fp32 master [n]; its rounding, half up, replaces the weights.
+  const at::Tensor& lo(size_t shard) const {
+    return states_.at(shard).lo;
+  }  // int16; undefined unless weights are bf16
+  // Sets bf16 weights and low bits from an fp32 master [n]; its rounding, half up, replaces the
+  // weights.
   void set_master(size_t shard, const at::Tensor& master);
 
   int64_t steps() const { return steps_; }  // updates so far: bias correction

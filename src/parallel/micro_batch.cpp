@@ -15,15 +15,16 @@ namespace conclave::parallel {
 using nn::Tape;
 using nn::Value;
 
-// What one layer carries between its segments. Values keep their gradient's slot; their data is dropped once it was passed on.
+// What one layer carries between its segments. Values keep their gradient's slot; their data is
+// dropped once it was passed on.
 struct MicroBatch::LayerState {
   explicit LayerState(const Tape& fresh) : mix(fresh), route(fresh), experts(fresh), join(fresh) {}
   Tape mix, route, experts, join;
   Value mix_in, mix_out, route_in, rows, weights, experts_out, join_h, join_combined, out;
   nn::Routed routed;
   comm::Dispatch layout;
-  at::Tensor combined;             // from combine to join
-  at::Tensor dh, dcombined;        // gradients that join leaves for mix and combine
+  at::Tensor combined;       // from combine to join
+  at::Tensor dh, dcombined;  // gradients that join leaves for mix and combine
   at::Tensor dexperts_out, drows, dweights, dx, drouting;
 };
 
@@ -32,8 +33,13 @@ struct MicroBatch::Tapes {
   Value embedded, head_in, head_out;
 };
 
-MicroBatch::MicroBatch(nn::Decoder& decoder, Units& units, comm::Dispatcher& dispatcher, Batch batch, RunOptions options)
-    : decoder_(decoder), units_(units), dispatcher_(dispatcher), batch_(std::move(batch)), options_(std::move(options)) {
+MicroBatch::MicroBatch(nn::Decoder& decoder, Units& units, comm::Dispatcher& dispatcher,
+                       Batch batch, RunOptions options)
+    : decoder_(decoder),
+      units_(units),
+      dispatcher_(dispatcher),
+      batch_(std::move(batch)),
+      options_(std::move(options)) {
   const Tape tape(options_.training, options_.recompute);
   tapes_ = std::make_unique<Tapes>(Tapes{tape, tape, {}, {}, {}});
   segments_.push_back({SegmentKind::embed, -1});
@@ -52,14 +58,20 @@ MicroBatch::MicroBatch(nn::Decoder& decoder, Units& units, comm::Dispatcher& dis
 MicroBatch::~MicroBatch() = default;
 
 // Runs `body` with the weights of a segment gathered, and releases them after.
-void MicroBatch::with_weights(Segment s, const std::function<void()>& body) {
+void MicroBatch::with_weights(Segment s, bool backward, const std::function<void()>& body) {
   nn::Unit *first = nullptr, *second = nullptr;
   if (s.kind == SegmentKind::embed) first = decoder_.embedding_unit;
   if (s.kind == SegmentKind::head) first = decoder_.final_unit, second = decoder_.head_unit;
   if (s.layer >= 0) {
     auto& layer = decoder_.layers[static_cast<size_t>(s.layer)];
-    if (s.kind == SegmentKind::experts) first = layer.experts;
-    else if (s.kind != SegmentKind::dispatch && s.kind != SegmentKind::combine) first = layer.dense;
+    if (s.kind == SegmentKind::experts) {
+      first = layer.experts;
+      // Rows are dispatched again from the router's norm, made again with its weight.
+      if (backward && options_.recompute.count("dispatch") && options_.recompute.count("norm"))
+        second = layer.dense;
+    } else if (s.kind != SegmentKind::dispatch && s.kind != SegmentKind::combine) {
+      first = layer.dense;
+    }
   }
   units_.gather(first);
   units_.gather(second);
@@ -70,14 +82,15 @@ void MicroBatch::with_weights(Segment s, const std::function<void()>& body) {
 
 void MicroBatch::forward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
-  with_weights(s, [&] {
+  with_weights(s, false, [&] {
     if (s.kind == SegmentKind::embed) {
       tapes_->embedded = nn::embedding(tapes_->embed, batch_.ids, *decoder_.embedding);
       hidden_ = std::exchange(tapes_->embedded.data, {});
     } else if (s.kind == SegmentKind::head) {
       forward_head();
     } else {
-      forward_layer(layers_[static_cast<size_t>(s.layer)], decoder_.layers[static_cast<size_t>(s.layer)], s.kind);
+      forward_layer(layers_[static_cast<size_t>(s.layer)],
+                    decoder_.layers[static_cast<size_t>(s.layer)], s.kind);
     }
   });
 }
@@ -110,7 +123,9 @@ void MicroBatch::forward_layer(LayerState& l, const nn::Layer& layer, SegmentKin
       l.weights.tensor_class = "router";
       // Made again with the saved layout, from what the router kept.
       nn::Saved x = l.route.save(l.routed.x);
-      l.rows.made_again_by("dispatch", [this, x, layout = l.layout] { return dispatcher_.dispatch(layout, x.get()); });
+      l.rows.made_again_by("dispatch", [this, x, layout = l.layout] {
+        return dispatcher_.dispatch(layout, x.get());
+      });
       l.routed.x.data.reset();
       l.routed.weights.data.reset();
       l.routed.x.recipe = nullptr;
@@ -149,19 +164,23 @@ void MicroBatch::forward_head() {
     hidden_ = normed.data;
     return;
   }
-  // Loss and both gradients in one pass over chunks of logits: the seed is known, so nothing of them needs to be kept.
+  // Loss and both gradients in one pass over chunks of logits: the seed is known, so nothing of
+  // them needs to be kept.
   at::Tensor dw = options_.training ? decoder_.head->grad() : at::Tensor();
-  auto loss = ops::linear_cross_entropy(normed.data, decoder_.head->data(), batch_.labels, options_.loss_seed, dw);
+  auto loss = ops::linear_cross_entropy(normed.data, decoder_.head->data(), batch_.labels,
+                                        options_.loss_seed, dw);
   loss_sum_ = loss.loss_sum;
   scored_ = loss.scored;
   if (options_.training) tape.add_grad(normed.id, loss.dx);
 }
 
 at::Tensor MicroBatch::logits(const at::Tensor& positions) {
-  TORCH_CHECK(hidden_.defined() && !batch_.labels.defined(), "logits: expected a finished forward without labels");
+  TORCH_CHECK(hidden_.defined() && !batch_.labels.defined(),
+              "logits: expected a finished forward without labels");
   at::Tensor out;
-  with_weights({SegmentKind::head, -1},
-               [&] { out = ops::linear(at::index_select(hidden_, 0, positions), decoder_.head->data()); });
+  with_weights({SegmentKind::head, -1}, false, [&] {
+    out = ops::linear(at::index_select(hidden_, 0, positions), decoder_.head->data());
+  });
   return out;
 }
 
@@ -172,7 +191,7 @@ void MicroBatch::finish_tape(Tape& tape) {
 
 void MicroBatch::backward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
-  with_weights(s, [&] {
+  with_weights(s, true, [&] {
     if (s.kind == SegmentKind::head) {
       finish_tape(tapes_->head);
       dhidden_ = tapes_->head.take_grad(tapes_->head_in);
@@ -230,22 +249,30 @@ void MicroBatch::backward_layer(LayerState& l, SegmentKind kind) {
 void MicroBatch::run_weight_gradients() {
   for (int i = static_cast<int>(segments_.size()) - 1; i >= 0; --i) {
     const Segment s = segments_[static_cast<size_t>(i)];
-    with_weights(s, [&] {
-      if (s.kind == SegmentKind::embed) tapes_->embed.run_weight_gradients();
-      else if (s.kind == SegmentKind::head) tapes_->head.run_weight_gradients();
-      else if (Tape* tape = tape_of(layers_[static_cast<size_t>(s.layer)], s.kind)) tape->run_weight_gradients();
+    with_weights(s, true, [&] {
+      if (s.kind == SegmentKind::embed)
+        tapes_->embed.run_weight_gradients();
+      else if (s.kind == SegmentKind::head)
+        tapes_->head.run_weight_gradients();
+      else if (Tape* tape = tape_of(layers_[static_cast<size_t>(s.layer)], s.kind))
+        tape->run_weight_gradients();
     });
   }
 }
 
 Tape* MicroBatch::tape_of(LayerState& l, SegmentKind kind) {
   switch (kind) {
-    case SegmentKind::mix: return &l.mix;
-    case SegmentKind::route: return &l.route;
-    case SegmentKind::experts: return &l.experts;
+    case SegmentKind::mix:
+      return &l.mix;
+    case SegmentKind::route:
+      return &l.route;
+    case SegmentKind::experts:
+      return &l.experts;
     case SegmentKind::join:
-    case SegmentKind::feed_forward: return &l.join;
-    default: return nullptr;
+    case SegmentKind::feed_forward:
+      return &l.join;
+    default:
+      return nullptr;
   }
 }
 
@@ -257,8 +284,12 @@ void MicroBatch::backward() {
   for (int i = static_cast<int>(segments_.size()) - 1; i >= 0; --i) backward(i);
 }
 
-const at::Tensor& MicroBatch::expert_ids(int layer) const { return layers_.at(static_cast<size_t>(layer)).routed.ids; }
-const at::Tensor& MicroBatch::loads(int layer) const { return layers_.at(static_cast<size_t>(layer)).routed.loads; }
+const at::Tensor& MicroBatch::expert_ids(int layer) const {
+  return layers_.at(static_cast<size_t>(layer)).routed.ids;
+}
+const at::Tensor& MicroBatch::loads(int layer) const {
+  return layers_.at(static_cast<size_t>(layer)).routed.loads;
+}
 
 std::map<std::string, int64_t> MicroBatch::saved_bytes() const {
   std::map<std::string, int64_t> sum = tapes_->embed.saved_bytes();

@@ -7,12 +7,17 @@
 #include <cmath>
 #include <limits>
 
+#include "ops/adamw.h"
+
 namespace conclave::parallel {
 namespace {
 
-at::ScalarType grad_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+at::ScalarType grad_dtype(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
 
-// Zeroes what lies between weights in this range, without touching (and so paging in) the weights themselves.
+// Zeroes what lies between weights in this range, without touching (and so paging in) the weights
+// themselves.
 void zero_gaps(const Shard& s) {
   int64_t done = s.range.begin;
   auto zero_to = [&](int64_t end) {
@@ -30,7 +35,8 @@ std::vector<int64_t> decay_ranges(const nn::Unit& unit, comm::Interval range) {
   std::vector<int64_t> out;
   for (const auto& w : unit.weights()) {
     if (!w->decay()) continue;
-    const int64_t begin = std::max(w->at().begin, range.begin), end = std::min(w->at().end, range.end);
+    const int64_t begin = std::max(w->at().begin, range.begin),
+                  end = std::min(w->at().end, range.end);
     if (begin < end) out.insert(out.end(), {begin - range.begin, end - range.begin});
   }
   return out;
@@ -38,7 +44,8 @@ std::vector<int64_t> decay_ranges(const nn::Unit& unit, comm::Interval range) {
 
 }  // namespace
 
-Units::Units(nn::Decoder& decoder, comm::Comm& comm, UnitsOptions options) : decoder_(decoder), comm_(comm), options_(options) {
+Units::Units(nn::Decoder& decoder, comm::Comm& comm, UnitsOptions options)
+    : decoder_(decoder), comm_(comm), options_(options) {
   for (auto& unit : decoder.units) {
     Shard s;
     s.unit = unit.get();
@@ -48,7 +55,9 @@ Units::Units(nn::Decoder& decoder, comm::Comm& comm, UnitsOptions options) : dec
     s.decay_ranges = decay_ranges(*unit, s.range);
     if (options.training) {
       s.grad = at::zeros({s.range.size()}, grad_dtype(unit->dtype()));
-      unit->bind_grad(comm.size() == 1 ? s.grad : at::zeros({unit->layout().padded(comm.size())}, grad_dtype(unit->dtype())));
+      unit->bind_grad(comm.size() == 1 ? s.grad
+                                       : at::zeros({unit->layout().padded(comm.size())},
+                                                   grad_dtype(unit->dtype())));
     }
     shards_.push_back(std::move(s));
     if (comm.size() == 1 && !options.release_after_use) unit->bind(shards_.back().weights);
@@ -73,7 +82,8 @@ void Units::release(nn::Unit* unit) {
   if (!unit || !options_.release_after_use || !unit->data().defined()) return;
   at::Tensor gone = unit->data();
   unit->release();
-  gone.fill_(std::numeric_limits<double>::quiet_NaN());  // a view that outlived the release shows itself
+  gone.fill_(
+      std::numeric_limits<double>::quiet_NaN());  // a view that outlived the release shows itself
 }
 
 void Units::weights_changed() {
@@ -88,6 +98,17 @@ void Units::zero_grads() {
 void Units::reduce_grads() {
   if (comm_.size() == 1) return;
   for (auto& s : shards_) comm_.reduce_scatter(s.grad, s.unit->grad());
+}
+
+double Units::gradient_norm() const {
+  double sum = 0;
+  for (const auto& s : shards_) sum += ops::squared_sum(s.grad);
+  if (comm_.size() > 1) {
+    at::Tensor all = at::empty({1}, at::kDouble).fill_(sum);
+    comm_.all_reduce(all);
+    sum = *all.const_data_ptr<double>();
+  }
+  return std::sqrt(sum);
 }
 
 }  // namespace conclave::parallel

@@ -1,5 +1,6 @@
-// This rank's ranges of a decoder's units: gathered before a segment uses them, released after, their gradients reduced at the end
-// of a step. With one rank a shard is the whole unit and nothing is copied.
+// This rank's ranges of a decoder's units: gathered before a segment uses them, released after,
+// their gradients reduced at the end of a step. With one rank a shard is the whole unit and nothing
+// is copied.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -12,10 +13,11 @@ namespace conclave::parallel {
 
 struct Shard {
   nn::Unit* unit = nullptr;
-  comm::Interval range;               // of the unit's padded flat buffer
-  at::Tensor weights;                 // [range], the unit's dtype
-  at::Tensor grad;                    // [range], fp32 or fp64; undefined without training
-  std::vector<int64_t> decay_ranges;  // [begin, end) pairs relative to range, ascending: where weight decay applies
+  comm::Interval range;  // of the unit's padded flat buffer
+  at::Tensor weights;    // [range], the unit's dtype
+  at::Tensor grad;       // [range], fp32 or fp64; undefined without training
+  std::vector<int64_t>
+      decay_ranges;  // [begin, end) pairs relative to range, ascending: where weight decay applies
 };
 
 struct UnitsOptions {
@@ -25,18 +27,22 @@ struct UnitsOptions {
 
 class Units {
  public:
-  // Allocates shards (zeroed gaps, weights uninitialised) and, where weights stay gathered, binds them. The communicator must outlive it.
+  // Allocates shards (zeroed gaps, weights uninitialised) and, where weights stay gathered, binds
+  // them. The communicator must outlive it.
   Units(nn::Decoder& decoder, comm::Comm& comm, UnitsOptions options = {});
 
   std::vector<Shard>& shards() { return shards_; }
   comm::Comm& comm() { return comm_; }
 
-  // Collective where there are several ranks: every rank calls them for the same units in the same order.
-  void gather(nn::Unit* unit);   // null: nothing
+  // Collective where there are several ranks: every rank calls them for the same units in the same
+  // order.
+  void gather(nn::Unit* unit);  // null: nothing
   void release(nn::Unit* unit);
-  void weights_changed();        // after an optimizer step or a load: what is gathered is gathered again
+  void weights_changed();  // after an optimizer step or a load: what is gathered is gathered again
   void zero_grads();
-  void reduce_grads();           // Σ over ranks into each shard's grad
+  void reduce_grads();  // Σ over ranks into each shard's grad
+  // √Σ g² over all ranks and units after reduce_grads, each element once.
+  double gradient_norm() const;
 
  private:
   Shard& shard_of(nn::Unit* unit);
@@ -46,9 +52,11 @@ class Units {
   std::vector<Shard> shards_;
 };
 
-// Fills every weight: norms with ones, biases with zeros, the others with normal(0, stddev) that depends only on (seed, checkpoint
-// name, index), so any layout of ranks starts from the same bits. `master` of each shard gets the fp32 values before rounding when
-// the unit is bf16 (one tensor a shard, undefined otherwise).
-void initialise(Units& units, uint64_t seed, double stddev, std::vector<at::Tensor>* master = nullptr);
+// Fills every weight: norms with ones, biases with zeros, the others with normal(0, stddev) that
+// depends only on (seed, checkpoint name, index), so any layout of ranks starts from the same bits.
+// `master` of each shard gets the fp32 values before rounding when the unit is bf16 (one tensor a
+// shard, undefined otherwise).
+void initialise(Units& units, uint64_t seed, double stddev,
+                std::vector<at::Tensor>* master = nullptr);
 
 }  // namespace conclave::parallel

@@ -1,4 +1,5 @@
-// What `conclave pretrain` settles before it starts: which model, whether the settings go together, and what --dry-run prints.
+// What `conclave pretrain` settles before it starts: which model, whether the settings go together,
+// and what --dry-run prints.
 #pragma once
 #include <map>
 #include <nlohmann/json.hpp>
@@ -15,12 +16,14 @@ struct ModelChoice {
   std::string tokenizer_folder;
 };
 
-// Refuses what no single key shows: what is missing, impossible together, or without effect in this run.
+// Refuses what no single key shows: what is missing, impossible together, or without effect in this
+// run.
 void check_pretrain(const PretrainConfig& c, const ConfigSource& source);
 
 ModelChoice choose_model(const PretrainConfig& c, const ConfigSource& source);
 
 // The effective config, parameters, memory forecast and the one-token page. Returns 0.
-int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, const std::string& config_path);
+int print_dry_run(const PretrainConfig& c, const ModelChoice& choice,
+                  const std::string& config_path);
 
 }  // namespace conclave::recipes

@@ -28,25 +28,31 @@ Inputs read_inputs(const ForwardOptions& o) {
     if (found == tensors.end()) return at::Tensor();
     const at::Tensor& t = found->second;
     const int64_t dims = o.steps > 0 ? 3 : 2;
-    if (t.scalar_type() != at::kLong || t.dim() != dims || t.numel() == 0 || (o.steps > 0 && t.size(0) != o.steps))
-      throw RunError(o.ids + ": `" + name + "`: expected I64 [" + (o.steps > 0 ? std::to_string(o.steps) + ", " : "") +
-                     "batch, seq], got " + c10::toString(t.scalar_type()) + " " + c10::str(t.sizes()));
+    if (t.scalar_type() != at::kLong || t.dim() != dims || t.numel() == 0 ||
+        (o.steps > 0 && t.size(0) != o.steps))
+      throw RunError(o.ids + ": `" + name + "`: expected I64 [" +
+                     (o.steps > 0 ? std::to_string(o.steps) + ", " : "") + "batch, seq], got " +
+                     c10::toString(t.scalar_type()) + " " + c10::str(t.sizes()));
     return o.steps > 0 ? t : t.unsqueeze(0);
   };
   Inputs in{take("input_ids"), take("labels")};
-  if (!in.ids.defined()) throw RunError(o.ids + ": expected a tensor `input_ids`, I64 [batch, seq]");
+  if (!in.ids.defined())
+    throw RunError(o.ids + ": expected a tensor `input_ids`, I64 [batch, seq]");
   if (!in.labels.defined()) in.labels = in.ids;
   if (in.labels.sizes() != in.ids.sizes())
-    throw RunError(o.ids + ": `labels`: expected the shape of input_ids " + c10::str(in.ids.sizes()) + ", got " + c10::str(in.labels.sizes()));
+    throw RunError(o.ids + ": `labels`: expected the shape of input_ids " +
+                   c10::str(in.ids.sizes()) + ", got " + c10::str(in.labels.sizes()));
   return in;
 }
 
-void check_range(const ForwardOptions& o, const char* name, const at::Tensor& t, int64_t vocab, bool ignorable) {
+void check_range(const ForwardOptions& o, const char* name, const at::Tensor& t, int64_t vocab,
+                 bool ignorable) {
   const int64_t* p = t.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < t.numel(); ++i)
     if ((p[i] < 0 || p[i] >= vocab) && !(ignorable && p[i] == -100))
-      throw RunError(o.ids + ": `" + name + "` at flat index " + std::to_string(i) + ": expected 0 … " + std::to_string(vocab - 1) +
-                     (ignorable ? " or -100" : "") + ", got " + std::to_string(p[i]));
+      throw RunError(o.ids + ": `" + name + "` at flat index " + std::to_string(i) +
+                     ": expected 0 … " + std::to_string(vocab - 1) + (ignorable ? " or -100" : "") +
+                     ", got " + std::to_string(p[i]));
 }
 
 // Rows are separate sequences; the logits at t are scored against labels[:, t + 1].
@@ -63,45 +69,60 @@ parallel::Batch make_batch(const at::Tensor& ids, const at::Tensor& labels) {
   return b;
 }
 
-at::ScalarType out_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+at::ScalarType out_dtype(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
 
-std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const parallel::Batch& batch, int64_t rows, int64_t seq) {
+std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const parallel::Batch& batch,
+                                  int64_t rows, int64_t seq) {
   const at::ScalarType wide = out_dtype(m.decoder->embedding_unit->dtype());
   std::vector<NamedTensor> out;
   parallel::Batch unlabelled = batch;
   unlabelled.labels = at::Tensor();
-  parallel::MicroBatch inference(*m.decoder, *m.units, *m.dispatcher, unlabelled, {.training = false});
+  parallel::MicroBatch inference(*m.decoder, *m.units, *m.dispatcher, unlabelled,
+                                 {.training = false});
   inference.forward();
-  out.push_back({"logits", inference.logits(at::arange(rows * seq, at::kLong)).to(wide).view({rows, seq, m.decoder->vocab})});
+  out.push_back({"logits", inference.logits(at::arange(rows * seq, at::kLong))
+                               .to(wide)
+                               .view({rows, seq, m.decoder->vocab})});
   for (size_t i = 0; i < m.decoder->layers.size(); ++i)
     if (m.decoder->layers[i].block->has_experts())
-      out.push_back({"experts." + std::to_string(i), std::get<0>(at::sort(inference.expert_ids(static_cast<int>(i)), 1)).contiguous()});
+      out.push_back(
+          {"experts." + std::to_string(i),
+           std::get<0>(at::sort(inference.expert_ids(static_cast<int>(i)), 1)).contiguous()});
   double loss_sum = 0;
   int64_t scored = 0;
   if (o.grads) {
     auto g = train::accumulate(*m.decoder, *m.units, *m.dispatcher, {batch}, {});
     loss_sum = g.loss_sum, scored = g.scored;
-    for (auto& t : train::named_tensors(*m.units, [&](size_t i) { return m.units->shards()[i].grad; })) out.push_back({t.name, t.data});
+    for (auto& t :
+         train::named_tensors(*m.units, [&](size_t i) { return m.units->shards()[i].grad; }))
+      out.push_back({t.name, t.data});
   } else {
     auto g = train::evaluate(*m.decoder, *m.units, *m.dispatcher, batch);
     loss_sum = g.loss_sum, scored = g.scored;
   }
-  out.push_back({"loss", at::full({}, loss_sum / static_cast<double>(scored), at::kDouble).to(wide)});
+  out.push_back(
+      {"loss", at::full({}, loss_sum / static_cast<double>(scored), at::kDouble).to(wide)});
   return out;
 }
 
 std::vector<NamedTensor> optimizer_steps(const ForwardOptions& o, Model& m, const Inputs& in) {
-  optim::AdamW adamw = make_adamw(*m.units, {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1});
-  at::Tensor losses = at::empty({o.steps}, at::kDouble), seconds = at::empty({o.steps}, at::kDouble);
+  optim::AdamW adamw = make_adamw(
+      *m.units, {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1});
+  at::Tensor losses = at::empty({o.steps}, at::kDouble),
+             seconds = at::empty({o.steps}, at::kDouble);
   for (int64_t i = 0; i < o.steps; ++i) {
     const parallel::Batch batch = make_batch(in.ids[i], in.labels[i]);
     Timer timer;
     const auto r = train::step(*m.decoder, *m.units, *m.dispatcher, adamw, {batch}, {.lr = 1e-3});
     seconds[i] = timer.seconds();
-    if (r.skipped) throw RunError("step " + std::to_string(i) + ": the loss or a gradient is not finite");
+    if (r.skipped)
+      throw RunError("step " + std::to_string(i) + ": the loss or a gradient is not finite");
     losses[i] = r.loss;
   }
-  std::vector<NamedTensor> out{{"losses", losses.to(out_dtype(m.decoder->embedding_unit->dtype()))}};
+  std::vector<NamedTensor> out{
+      {"losses", losses.to(out_dtype(m.decoder->embedding_unit->dtype()))}};
   if (o.timings) out.push_back({"seconds", seconds});
   return out;
 }
@@ -109,17 +130,22 @@ std::vector<NamedTensor> optimizer_steps(const ForwardOptions& o, Model& m, cons
 }  // namespace
 
 void forward(const ForwardOptions& o) {
-  if (o.steps > 0 && o.grads) throw ConfigError("--grads: has no effect with --steps, which writes losses only; leave one out");
+  if (o.steps > 0 && o.grads)
+    throw ConfigError(
+        "--grads: has no effect with --steps, which writes losses only; leave one out");
   if (o.timings && o.steps <= 0) throw ConfigError("--timings: needs --steps");
   const Inputs in = read_inputs(o);
-  Model m = load_model(o.model, parse_dtype(o.dtype, "--dtype"), o.grads || o.steps > 0, /*aux_coef=*/0);
+  Model m =
+      load_model(o.model, parse_dtype(o.dtype, "--dtype"), o.grads || o.steps > 0, /*aux_coef=*/0);
   check_range(o, "input_ids", in.ids, m.decoder->vocab, false);
   check_range(o, "labels", in.labels, m.decoder->vocab, true);
   const int64_t rows = in.ids.size(1), seq = in.ids.size(2);
   if (seq > m.decoder->max_positions)
-    throw RunError(o.ids + ": rows of " + std::to_string(seq) + " tokens; the model's max_position_embeddings is " +
+    throw RunError(o.ids + ": rows of " + std::to_string(seq) +
+                   " tokens; the model's max_position_embeddings is " +
                    std::to_string(m.decoder->max_positions));
-  auto out = o.steps > 0 ? optimizer_steps(o, m, in) : one_pass(o, m, make_batch(in.ids[0], in.labels[0]), rows, seq);
+  auto out = o.steps > 0 ? optimizer_steps(o, m, in)
+                         : one_pass(o, m, make_batch(in.ids[0], in.labels[0]), rows, seq);
   checkpoint::write_safetensors_atomic(o.out, out);
 }
 

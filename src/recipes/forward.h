@@ -1,5 +1,5 @@
-// `conclave forward`: logits, loss, chosen experts, gradients and a few optimizer steps of a model folder on given ids, for anyone
-// who wants to compare with a reference.
+// `conclave forward`: logits, loss, chosen experts, gradients and a few optimizer steps of a model
+// folder on given ids, for anyone who wants to compare with a reference.
 #pragma once
 #include <string>
 
@@ -7,7 +7,8 @@ namespace conclave::recipes {
 
 struct ForwardOptions {
   std::string model;  // a model folder
-  std::string ids;    // safetensors with input_ids and maybe labels, I64 [batch, seq], or [steps, batch, seq] with steps
+  std::string ids;    // safetensors with input_ids and maybe labels, I64 [batch, seq], or [steps,
+                      // batch, seq] with steps
   std::string out;    // safetensors to be written; a file that is there survives a failure
   std::string dtype = "fp32";
   bool grads = false;

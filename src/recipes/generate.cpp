@@ -9,8 +9,8 @@
 #include <cstdio>
 #include <numeric>
 
-#include "base/log.h"
 #include "base/human.h"
+#include "base/log.h"
 #include "base/random.h"
 #include "base/stop.h"
 #include "base/timer.h"
@@ -35,10 +35,12 @@ class Reader {
     b.rows.positions = at::arange(seen_, seen_ + n, at::kLong);
     b.rows.doc_offsets = b.rows.row_offsets = {0, n};
     b.rows.cache = &cache_;
-    parallel::MicroBatch micro(*model_.decoder, *model_.units, *model_.dispatcher, std::move(b), {.training = false});
+    parallel::MicroBatch micro(*model_.decoder, *model_.units, *model_.dispatcher, std::move(b),
+                               {.training = false});
     micro.forward();
     seen_ += n;
-    const at::Tensor logits = micro.logits(at::full({1}, n - 1, at::kLong)).to(at::kDouble).contiguous();
+    const at::Tensor logits =
+        micro.logits(at::full({1}, n - 1, at::kLong)).to(at::kDouble).contiguous();
     const double* p = logits.const_data_ptr<double>();
     return {p, p + logits.numel()};
   }
@@ -55,11 +57,14 @@ int64_t draw(const std::vector<double>& logits, double temperature, double top_p
   if (temperature == 0) return std::max_element(logits.begin(), logits.end()) - logits.begin();
   std::vector<int64_t> order(logits.size());
   std::iota(order.begin(), order.end(), int64_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+  });
   const double top = logits[static_cast<size_t>(order[0])];
   std::vector<double> p;
   double sum = 0;
-  for (int64_t id : order) sum += p.emplace_back(std::exp((logits[static_cast<size_t>(id)] - top) / temperature));
+  for (int64_t id : order)
+    sum += p.emplace_back(std::exp((logits[static_cast<size_t>(id)] - top) / temperature));
   double kept = 0;
   size_t count = 0;
   while (count < p.size() && (count == 0 || kept < top_p * sum)) kept += p[count++];
@@ -94,10 +99,12 @@ class Printer {
 std::vector<int64_t> end_ids(const nlohmann::json& config) {
   const auto found = config.find("eos_token_id");
   if (found == config.end() || found->is_null()) return {};
-  return found->is_array() ? found->get<std::vector<int64_t>>() : std::vector<int64_t>{found->get<int64_t>()};
+  return found->is_array() ? found->get<std::vector<int64_t>>()
+                           : std::vector<int64_t>{found->get<int64_t>()};
 }
 
-int64_t one_text(const GenerateConfig& c, Model& model, const data::Tokenizer& tokenizer, int64_t sample) {
+int64_t one_text(const GenerateConfig& c, Model& model, const data::Tokenizer& tokenizer,
+                 int64_t sample) {
   const auto ends = end_ids(model.config);
   auto prompt = tokenizer.encode(c.prompt);
   std::vector<int64_t> ids(prompt.begin(), prompt.end());
@@ -109,7 +116,10 @@ int64_t one_text(const GenerateConfig& c, Model& model, const data::Tokenizer& t
   int64_t made = 0;
   auto logits = reader.read(ids);
   while (made < c.max_tokens && !stop_requested()) {
-    const int64_t id = draw(logits, c.temperature, c.top_p, uniform(static_cast<uint64_t>(c.seed), hash_name("generate") + static_cast<uint64_t>(sample), static_cast<uint64_t>(made)));
+    const int64_t id = draw(logits, c.temperature, c.top_p,
+                            uniform(static_cast<uint64_t>(c.seed),
+                                    hash_name("generate") + static_cast<uint64_t>(sample),
+                                    static_cast<uint64_t>(made)));
     ++made;
     if (std::find(ends.begin(), ends.end(), id) != ends.end()) break;
     printer.add(id);
@@ -128,7 +138,8 @@ int generate(const std::string& config_path, const std::vector<std::string>& set
   const GenerateConfig& c = config.value;
   config.source.require("model");
   for (const char* key : {"top_p", "seed"})
-    if (c.temperature == 0 && config.source.is_set(key)) throw config.source.error(key, "has no effect with temperature 0; leave one out");
+    if (c.temperature == 0 && config.source.is_set(key))
+      throw config.source.error(key, "has no effect with temperature 0; leave one out");
   if (dry_run) {
     std::fputs(dump_config(c).c_str(), stdout);
     return 0;
@@ -137,7 +148,8 @@ int generate(const std::string& config_path, const std::vector<std::string>& set
   Model model = load_model(c.model, parse_dtype(c.dtype, "dtype"), /*training=*/false);
   const auto tokenizer = data::Tokenizer::load(c.model + "/tokenizer.json");
   if (tokenizer.vocab_size() > model.decoder->vocab)
-    throw ConfigError(c.model + ": the tokenizer has " + std::to_string(tokenizer.vocab_size()) + " tokens, the model only " + std::to_string(model.decoder->vocab));
+    throw ConfigError(c.model + ": the tokenizer has " + std::to_string(tokenizer.vocab_size()) +
+                      " tokens, the model only " + std::to_string(model.decoder->vocab));
   install_stop_handlers();
   Timer timer;
   int64_t made = 0;
@@ -145,7 +157,8 @@ int generate(const std::string& config_path, const std::vector<std::string>& set
     if (i > 0) std::fputs("\n", stdout);
     made += one_text(c, model, tokenizer, i);
   }
-  log_info(std::to_string(made) + " tokens, " + human_rate(static_cast<double>(made) / timer.seconds(), "tokens/s"));
+  log_info(std::to_string(made) + " tokens, " +
+           human_rate(static_cast<double>(made) / timer.seconds(), "tokens/s"));
   return 0;
 }
 

@@ -29,18 +29,22 @@ at::ScalarType parse_dtype(const std::string& name, const std::string& where) {
   throw ConfigError(where + ": expected fp32, bf16 or fp64, got `" + name + "`");
 }
 
-nn::Decoder describe_model(const nlohmann::json& config, const std::string& from, at::ScalarType dtype, double aux_coef,
+nn::Decoder describe_model(const nlohmann::json& config, const std::string& from,
+                           at::ScalarType dtype, double aux_coef,
                            const std::map<std::string, std::string>& places) {
-  return models::make_decoder(config, from, {.dtype = dtype, .aux_coef = aux_coef, .places = places});
+  return models::make_decoder(config, from,
+                              {.dtype = dtype, .aux_coef = aux_coef, .places = places});
 }
 
-Model make_model(nlohmann::json config, const std::string& from, at::ScalarType dtype, bool training, double aux_coef,
-                 const std::map<std::string, std::string>& places) {
+Model make_model(nlohmann::json config, const std::string& from, at::ScalarType dtype,
+                 bool training, double aux_coef, const std::map<std::string, std::string>& places) {
   Model m;
   m.config = std::move(config);
-  m.decoder = std::make_unique<nn::Decoder>(describe_model(m.config, from, dtype, aux_coef, places));
+  m.decoder =
+      std::make_unique<nn::Decoder>(describe_model(m.config, from, dtype, aux_coef, places));
   m.comm = comm::single();
-  m.units = std::make_unique<parallel::Units>(*m.decoder, *m.comm, parallel::UnitsOptions{.training = training});
+  m.units = std::make_unique<parallel::Units>(*m.decoder, *m.comm,
+                                              parallel::UnitsOptions{.training = training});
   m.dispatcher = std::make_unique<comm::LocalDispatcher>();
   return m;
 }
@@ -70,8 +74,11 @@ void fill_from_folder(const std::string& folder, Model& m, optim::AdamW& optimiz
   const checkpoint::HfFolder files(folder);
   std::vector<at::Tensor> masters(m.units->shards().size());
   for (size_t i = 0; i < masters.size(); ++i)
-    if (optimizer.lo(i).defined()) masters[i] = at::zeros({m.units->shards()[i].range.size()}, at::kFloat);
-  load_weights(files, m, [&](size_t i) { return masters[i].defined() ? masters[i] : m.units->shards()[i].weights; });
+    if (optimizer.lo(i).defined())
+      masters[i] = at::zeros({m.units->shards()[i].range.size()}, at::kFloat);
+  load_weights(files, m, [&](size_t i) {
+    return masters[i].defined() ? masters[i] : m.units->shards()[i].weights;
+  });
   for (size_t i = 0; i < masters.size(); ++i)
     if (masters[i].defined()) optimizer.set_master(i, masters[i]);
 }

@@ -27,22 +27,27 @@ struct Model {
 // "fp32", "fp64" or "bf16"; ConfigError otherwise, beginning with `where`.
 at::ScalarType parse_dtype(const std::string& name, const std::string& where);
 
-// The decoder alone, without memory for its weights. `places` of an inline config: models/registry.h.
-nn::Decoder describe_model(const nlohmann::json& config, const std::string& from, at::ScalarType dtype, double aux_coef = -1,
+// The decoder alone, without memory for its weights. `places` of an inline config:
+// models/registry.h.
+nn::Decoder describe_model(const nlohmann::json& config, const std::string& from,
+                           at::ScalarType dtype, double aux_coef = -1,
                            const std::map<std::string, std::string>& places = {});
 
 // Shapes and buffers, weights not yet filled. `from` names the config in messages.
-Model make_model(nlohmann::json config, const std::string& from, at::ScalarType dtype, bool training, double aux_coef = -1,
+Model make_model(nlohmann::json config, const std::string& from, at::ScalarType dtype,
+                 bool training, double aux_coef = -1,
                  const std::map<std::string, std::string>& places = {});
 
-// A model folder read, converted to dtype. Throws RunError or ConfigError naming the file, tensor or key.
-Model load_model(const std::string& folder, at::ScalarType dtype, bool training, double aux_coef = -1);
+// A model folder read, converted to dtype. Throws RunError or ConfigError naming the file, tensor
+// or key.
+Model load_model(const std::string& folder, at::ScalarType dtype, bool training,
+                 double aux_coef = -1);
 
 // AdamW over the units' shards.
 optim::AdamW make_adamw(parallel::Units& units, const optim::AdamWConfig& config);
 
-// New weights from the seed, or a folder's; with bf16 weights the optimizer's master starts from the fp32 values before rounding
-// (new), or from the folder's values.
+// New weights from the seed, or a folder's; with bf16 weights the optimizer's master starts from
+// the fp32 values before rounding (new), or from the folder's values.
 void fill_new(Model& model, optim::AdamW& optimizer, uint64_t seed);
 void fill_from_folder(const std::string& folder, Model& model, optim::AdamW& optimizer);
 

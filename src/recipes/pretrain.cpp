@@ -31,27 +31,37 @@ struct Data {
   data::Sampler sampler;
 };
 
-Data read_data(const PretrainConfig& c, const ConfigSource& source, const std::string& tokenizer_folder, int64_t vocab) {
+Data read_data(const PretrainConfig& c, const ConfigSource& source,
+               const std::string& tokenizer_folder, int64_t vocab) {
   auto tokenizer = data::Tokenizer::load(tokenizer_folder + "/tokenizer.json");
   if (tokenizer.vocab_size() > vocab)
-    throw source.error("model", format("vocab_size is %lld, the tokenizer has %lld tokens; expected at least as many",
-                                       static_cast<long long>(vocab), static_cast<long long>(tokenizer.vocab_size())));
+    throw source.error(
+        "model",
+        format("vocab_size is %lld, the tokenizer has %lld tokens; expected at least as many",
+               static_cast<long long>(vocab), static_cast<long long>(tokenizer.vocab_size())));
   auto corpus = data::tokenize_corpus(c.data.text, tokenizer, c.data.eos, c.data.cache);
-  data::PackedDataset train(corpus.train, c.data.seq_len, corpus.eos, static_cast<uint64_t>(c.seed));
+  data::PackedDataset train(corpus.train, c.data.seq_len, corpus.eos,
+                            static_cast<uint64_t>(c.seed));
   data::PackedDataset validation(corpus.validation, c.data.seq_len, corpus.eos, std::nullopt);
-  log_info(format("training on %s tokens (%s, %lld documents), validating on %s tokens (%s, %lld documents)",
-                  human_count(static_cast<double>(corpus.train->tokens())).c_str(), human_bytes(static_cast<double>(corpus.train->bytes)).c_str(),
-                  static_cast<long long>(corpus.train->docs()), human_count(static_cast<double>(corpus.validation->tokens())).c_str(),
-                  human_bytes(static_cast<double>(corpus.validation->bytes)).c_str(), static_cast<long long>(corpus.validation->docs())));
+  log_info(format(
+      "training on %s tokens (%s, %lld documents), validating on %s tokens (%s, %lld documents)",
+      human_count(static_cast<double>(corpus.train->tokens())).c_str(),
+      human_bytes(static_cast<double>(corpus.train->bytes)).c_str(),
+      static_cast<long long>(corpus.train->docs()),
+      human_count(static_cast<double>(corpus.validation->tokens())).c_str(),
+      human_bytes(static_cast<double>(corpus.validation->bytes)).c_str(),
+      static_cast<long long>(corpus.validation->docs())));
   data::Sampler sampler(train.rows(), static_cast<uint64_t>(c.seed));
-  return {std::move(tokenizer), std::move(corpus), std::move(train), std::move(validation), std::move(sampler)};
+  return {std::move(tokenizer), std::move(corpus), std::move(train), std::move(validation),
+          std::move(sampler)};
 }
 
 // Says whether sample ids still mean the same rows.
 uint64_t fingerprint(const PretrainConfig& c, const Data& d) {
   const auto& ids = d.corpus.train->ids;
-  const std::string key = format("%lld %lld %016llx", static_cast<long long>(c.data.seq_len), static_cast<long long>(c.seed),
-                                 static_cast<unsigned long long>(xxh3(std::as_bytes(std::span(ids)))));
+  const std::string key = format(
+      "%lld %lld %016llx", static_cast<long long>(c.data.seq_len), static_cast<long long>(c.seed),
+      static_cast<unsigned long long>(xxh3(std::as_bytes(std::span(ids)))));
   return xxh3(std::as_bytes(std::span(key)));
 }
 
@@ -59,15 +69,18 @@ uint64_t fingerprint(const PretrainConfig& c, const Data& d) {
 std::string resume_from(const PretrainConfig& c, const ConfigSource& source) {
   if (c.resume != "auto" && c.resume != "never") {
     if (!path_exists(c.resume + "/train_state.safetensors"))
-      throw source.error("resume", "expected auto, never or a checkpoint's folder; there is no " + c.resume + "/train_state.safetensors");
+      throw source.error("resume", "expected auto, never or a checkpoint's folder; there is no " +
+                                       c.resume + "/train_state.safetensors");
     const std::string damage = checkpoint::find_damage(c.resume, checkpoint::Verify::checksums);
-    if (!damage.empty()) throw RunError(c.resume + ": damaged: " + damage + "; name another checkpoint with resume");
+    if (!damage.empty())
+      throw RunError(c.resume + ": damaged: " + damage + "; name another checkpoint with resume");
     return c.resume;
   }
   const auto found = checkpoint::find_latest(c.output, checkpoint::Verify::checksums);
   if (!found) return "";
   if (c.resume == "never")
-    throw source.error("resume", "never, but " + c.output + " holds a checkpoint of step " + std::to_string(found->step) +
+    throw source.error("resume", "never, but " + c.output + " holds a checkpoint of step " +
+                                     std::to_string(found->step) +
                                      "; choose another output, or resume: auto");
   return found->path.string();
 }
@@ -77,12 +90,15 @@ void check_same_model(const nlohmann::json& ours, const std::string& checkpoint)
   const auto theirs = read_json(checkpoint + "/config.json");
   for (const auto& [key, value] : ours.items())
     if (!theirs.contains(key) || theirs[key] != value)
-      throw ConfigError(checkpoint + ": its model has `" + key + "` = " + (theirs.contains(key) ? theirs[key].dump() : "nothing") +
-                        ", this config says " + value.dump() + "; set it back, or choose another output");
+      throw ConfigError(checkpoint + ": its model has `" + key +
+                        "` = " + (theirs.contains(key) ? theirs[key].dump() : "nothing") +
+                        ", this config says " + value.dump() +
+                        "; set it back, or choose another output");
 }
 
 // What config.json of a checkpoint says beside the architecture's own keys.
-nlohmann::json config_to_save(nlohmann::json config, const nn::Decoder& decoder, const std::string& dtype, int32_t eos) {
+nlohmann::json config_to_save(nlohmann::json config, const nn::Decoder& decoder,
+                              const std::string& dtype, int32_t eos) {
   config["model_type"] = decoder.model_type;
   config.erase("torch_dtype");
   config["dtype"] = dtype == "bf16" ? "bfloat16" : dtype == "fp64" ? "float64" : "float32";
@@ -90,7 +106,8 @@ nlohmann::json config_to_save(nlohmann::json config, const nn::Decoder& decoder,
   return config;
 }
 
-nlohmann::json summary_of(const PretrainConfig& c, const Data& d, const train::TrainState& state, const train::LoopResult& r) {
+nlohmann::json summary_of(const PretrainConfig& c, const Data& d, const train::TrainState& state,
+                          const train::LoopResult& r) {
   nlohmann::json s;
   s["steps"] = state.step;
   s["finished"] = !r.stopped;
@@ -101,7 +118,8 @@ nlohmann::json summary_of(const PretrainConfig& c, const Data& d, const train::T
   s["best_validation_loss"] = state.best_validation;
   s["bits_per_byte"] = data::bits_per_byte(r.last_validation, d.validation);
   if (c.validation.bigram) {
-    const double bigram = data::Bigram(*d.corpus.train, d.tokenizer.vocab_size()).nats_per_token(d.validation);
+    const double bigram =
+        data::Bigram(*d.corpus.train, d.tokenizer.vocab_size()).nats_per_token(d.validation);
     s["bigram_nats_per_token"] = bigram;
     s["bigram_bits_per_byte"] = data::bits_per_byte(bigram, d.validation);
   }
@@ -114,15 +132,22 @@ nlohmann::json summary_of(const PretrainConfig& c, const Data& d, const train::T
   return s;
 }
 
-void print_summary(const PretrainConfig& c, const std::string& config_path, const nlohmann::json& s, const std::string& checkpoint) {
+void print_summary(const PretrainConfig& c, const std::string& config_path, const nlohmann::json& s,
+                   const std::string& checkpoint) {
   auto number = [&](const char* key) { return s.at(key).get<double>(); };
-  std::printf("\n%s after %lld steps, %s tokens\n", s.at("finished").get<bool>() ? "Done" : "Stopped", s.at("steps").get<long long>(),
+  std::printf("\n%s after %lld steps, %s tokens\n",
+              s.at("finished").get<bool>() ? "Done" : "Stopped", s.at("steps").get<long long>(),
               human_count(number("tokens")).c_str());
-  std::printf("  validation loss  %.4f nats a token, %.4f bits a byte (best of the checkpoints %.4f)\n", number("final_validation_loss"),
-              number("bits_per_byte"), s.at("best_validation_loss").is_number() ? number("best_validation_loss") : 0.0);
+  std::printf(
+      "  validation loss  %.4f nats a token, %.4f bits a byte (best of the checkpoints %.4f)\n",
+      number("final_validation_loss"), number("bits_per_byte"),
+      s.at("best_validation_loss").is_number() ? number("best_validation_loss") : 0.0);
   if (s.contains("bigram_nats_per_token"))
-    std::printf("  bigram model     %.4f nats a token, %.4f bits a byte\n", number("bigram_nats_per_token"), number("bigram_bits_per_byte"));
-  std::printf("  speed            %s over %s\n", human_rate(number("tokens_per_second"), "tokens/s").c_str(), human_duration(number("seconds")).c_str());
+    std::printf("  bigram model     %.4f nats a token, %.4f bits a byte\n",
+                number("bigram_nats_per_token"), number("bigram_bits_per_byte"));
+  std::printf("  speed            %s over %s\n",
+              human_rate(number("tokens_per_second"), "tokens/s").c_str(),
+              human_duration(number("seconds")).c_str());
   std::printf("  peak memory      %s\n", human_bytes(number("peak_memory_bytes")).c_str());
   std::printf("  checkpoint       %s\n", checkpoint.c_str());
   if (s.at("finished").get<bool>())
@@ -145,7 +170,8 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
 
   install_stop_handlers();
   const std::string resume = resume_from(c, source);
-  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true, c.model.aux_coef.value_or(-1), choice.places);
+  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true,
+                       c.model.aux_coef.value_or(-1), choice.places);
   Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
   const nlohmann::json saved_config = config_to_save(m.config, *m.decoder, c.dtype, d.corpus.eos);
@@ -155,7 +181,10 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
     check_same_model(saved_config, resume);
     state = train::restore(resume, *m.units, optimizer);
     if (state.data != fingerprint(c, d))
-      throw ConfigError(resume + ": was trained on other rows (text, tokenizer, data.seq_len or seed differ); set them back, or start a new run from its weights with model.from");
+      throw ConfigError(
+          resume +
+          ": was trained on other rows (text, tokenizer, data.seq_len or seed differ); set them "
+          "back, or start a new run from its weights with model.from");
     log_info("resuming from " + resume + ", step " + std::to_string(state.step));
   } else if (c.model.from) {
     fill_from_folder(*c.model.from, m, optimizer);
@@ -163,18 +192,25 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
     fill_new(m, optimizer, static_cast<uint64_t>(c.seed));
   }
   if (state.step >= c.steps) {
-    log_info("nothing to do: " + resume + " is at step " + std::to_string(state.step) + " of " + std::to_string(c.steps));
+    log_info("nothing to do: " + resume + " is at step " + std::to_string(state.step) + " of " +
+             std::to_string(c.steps));
     return 0;
   }
 
   checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last));
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
-  train::LoopConfig loop{.steps = c.steps, .rows = c.batch.rows, .micro_rows = c.batch.micro_rows, .clip_norm = c.clip_norm};
+  train::LoopConfig loop{.steps = c.steps,
+                         .rows = c.batch.rows,
+                         .micro_rows = c.batch.micro_rows,
+                         .clip_norm = c.clip_norm};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.validate_every = c.validation.every;
   loop.checkpoint_every = c.checkpoint.every;
-  loop.lr = [&](int64_t step) { return optim::learning_rate(c.schedule, c.optimizer.lr, step, c.steps); };
-  train::Parts parts{*m.decoder, *m.units, *m.dispatcher, optimizer, d.train, &d.validation, d.sampler, folder, {}};
+  loop.lr = [&](int64_t step) {
+    return optim::learning_rate(c.schedule, c.optimizer.lr, step, c.steps);
+  };
+  train::Parts parts{*m.decoder,    *m.units,  *m.dispatcher, optimizer, d.train,
+                     &d.validation, d.sampler, folder,        {}};
   parts.complete = [&](checkpoint::FolderContents& contents) {
     contents.config_json = saved_config.dump(2) + "\n";
     contents.files = companions;

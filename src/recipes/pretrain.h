@@ -5,7 +5,8 @@
 
 namespace conclave::recipes {
 
-// Returns the exit status: 0 at the end, 75 when a signal stopped it after saving. dry_run prints what would be done and does nothing.
+// Returns the exit status: 0 at the end, 75 when a signal stopped it after saving. dry_run prints
+// what would be done and does nothing.
 int pretrain(const std::string& config_path, const std::vector<std::string>& sets, bool dry_run);
 
 }  // namespace conclave::recipes

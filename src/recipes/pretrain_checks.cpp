@@ -8,17 +8,22 @@ namespace conclave::recipes {
 namespace {
 
 // The classes that nn/ and parallel/ give recipes for (nn::Value::made_again_by).
-const std::vector<std::string> kRecomputable = {"norm", "qkv", "rotary", "attention", "linear", "dispatch", "gate_up", "swiglu"};
+const std::vector<std::string> kRecomputable = {"norm",   "qkv",      "rotary",  "attention",
+                                                "linear", "dispatch", "gate_up", "swiglu"};
 
 void check_schedule(const PretrainConfig& c, const ConfigSource& source) {
   auto without_effect = [&](const char* key) {
-    if (source.is_set(key)) throw source.error(key, "has no effect with schedule.kind " + c.schedule.kind + "; leave it out");
+    if (source.is_set(key))
+      throw source.error(key,
+                         "has no effect with schedule.kind " + c.schedule.kind + "; leave it out");
   };
   if (c.schedule.kind == "constant") without_effect("schedule.min_ratio");
   if (c.schedule.kind != "wsd") without_effect("schedule.decay_fraction");
   if (c.schedule.warmup_steps >= c.steps)
-    throw source.error("schedule.warmup_steps", format("expected fewer than steps = %lld, got %lld", static_cast<long long>(c.steps),
-                                                       static_cast<long long>(c.schedule.warmup_steps)));
+    throw source.error(
+        "schedule.warmup_steps",
+        format("expected fewer than steps = %lld, got %lld", static_cast<long long>(c.steps),
+               static_cast<long long>(c.schedule.warmup_steps)));
 }
 
 }  // namespace
@@ -27,19 +32,26 @@ void check_pretrain(const PretrainConfig& c, const ConfigSource& source) {
   source.require("output");
   source.require("data.text.paths");
   if (source.is_set("model.config") == source.is_set("model.from"))
-    throw source.error("model", "expected one of model.config (new weights) and model.from (a folder's), got " +
-                                    std::string(source.is_set("model.from") ? "both" : "none"));
+    throw source.error(
+        "model", "expected one of model.config (new weights) and model.from (a folder's), got " +
+                     std::string(source.is_set("model.from") ? "both" : "none"));
   if (c.model.from && source.is_set("data.tokenizer"))
-    throw source.error("data.tokenizer", "has no effect with model.from, which has a tokenizer of its own; leave it out");
+    throw source.error(
+        "data.tokenizer",
+        "has no effect with model.from, which has a tokenizer of its own; leave it out");
   if (!c.model.from) source.require("data.tokenizer");
   if (c.data.text.validation_fraction == 0 && !c.data.text.validation_every)
-    throw source.error("data.text.validation_fraction", "expected more than 0: the validation loss is what a run is judged by");
+    throw source.error("data.text.validation_fraction",
+                       "expected more than 0: the validation loss is what a run is judged by");
   if (c.batch.micro_rows > c.batch.rows)
-    throw source.error("batch.micro_rows", format("expected at most batch.rows = %lld, got %lld", static_cast<long long>(c.batch.rows),
+    throw source.error("batch.micro_rows", format("expected at most batch.rows = %lld, got %lld",
+                                                  static_cast<long long>(c.batch.rows),
                                                   static_cast<long long>(c.batch.micro_rows)));
   for (const auto& name : c.memory.recompute)
     if (std::find(kRecomputable.begin(), kRecomputable.end(), name) == kRecomputable.end())
-      throw source.error("memory.recompute", "`" + name + "` cannot be made again; expected some of " + join(kRecomputable, ", "));
+      throw source.error(
+          "memory.recompute",
+          "`" + name + "` cannot be made again; expected some of " + join(kRecomputable, ", "));
   check_schedule(c, source);
 }
 

@@ -12,13 +12,16 @@
 namespace conclave::recipes {
 
 struct ModelSection {
-  ConfigTree config;             // new weights
+  ConfigTree config;                // new weights
   std::optional<std::string> from;  // or those of a folder
   std::optional<double> aux_coef;
   void fields(auto& f) {
-    f("config", config, "a model to start from nothing: the content of a Hugging Face config.json (vocab_size may be left out)");
+    f("config", config,
+      "a model to start from nothing: the content of a Hugging Face config.json (vocab_size may be "
+      "left out)");
     f("from", from, "or a Hugging Face model folder to go on from, with its tokenizer");
-    f("aux_coef", aux_coef, "coefficient of the router's auxiliary loss, instead of the model config's", not_negative);
+    f("aux_coef", aux_coef,
+      "coefficient of the router's auxiliary loss, instead of the model config's", not_negative);
   }
 };
 
@@ -30,7 +33,8 @@ struct DataSection {
   std::string cache = ".cache/tokens";
   void fields(auto& f) {
     f("text", text, "what is read");
-    f("tokenizer", tokenizer, "folder with tokenizer.json (conclave train-tokenizer makes one); model.from has its own");
+    f("tokenizer", tokenizer,
+      "folder with tokenizer.json (conclave train-tokenizer makes one); model.from has its own");
     f("eos", eos, "the token that closes a document");
     f("seq_len", seq_len, "tokens in a packed row", at_least(2));
     f("cache", cache, "folder for tokenized text");
@@ -42,7 +46,8 @@ struct BatchSection {
   int64_t micro_rows = 16;
   void fields(auto& f) {
     f("rows", rows, "packed rows in a step", at_least(1));
-    f("micro_rows", micro_rows, "rows at once; gradients add up over the micro-batches of a step", at_least(1));
+    f("micro_rows", micro_rows, "rows at once; gradients add up over the micro-batches of a step",
+      at_least(1));
   }
 };
 
@@ -51,7 +56,8 @@ struct ValidationSection {
   bool bigram = false;
   void fields(auto& f) {
     f("every", every, "steps between validations; 0: with checkpoints only", not_negative);
-    f("bigram", bigram, "also fit a bigram model on the training text and print its loss as a yardstick");
+    f("bigram", bigram,
+      "also fit a bigram model on the training text and print its loss as a yardstick");
   }
 };
 
@@ -67,7 +73,9 @@ struct CheckpointSection {
 struct MemorySection {
   std::vector<std::string> recompute;
   void fields(auto& f) {
-    f("recompute", recompute, "tensor classes that the backward makes again instead of keeping them (--dry-run lists their sizes)");
+    f("recompute", recompute,
+      "tensor classes that the backward makes again instead of keeping them (--dry-run lists their "
+      "sizes)");
   }
 };
 
@@ -90,10 +98,13 @@ struct PretrainConfig {
 
   void fields(auto& f) {
     f("output", output, "folder of the run: checkpoints, metrics.jsonl, summary.json");
-    f("resume", resume, "auto: from the output's latest checkpoint if there is one; never; or a checkpoint's folder");
+    f("resume", resume,
+      "auto: from the output's latest checkpoint if there is one; never; or a checkpoint's folder");
     f("seed", seed, "of weights and of the order of rows", not_negative);
-    f("threads", threads, "CPU threads; 0: all cores. The results do not depend on it", not_negative);
-    f("dtype", dtype, "of weights and activations; bf16 keeps an exact fp32 master", one_of({"fp32", "bf16", "fp64"}));
+    f("threads", threads, "CPU threads; 0: all cores. The results do not depend on it",
+      not_negative);
+    f("dtype", dtype, "of weights and activations; bf16 keeps an exact fp32 master",
+      one_of({"fp32", "bf16", "fp64"}));
     f("steps", steps, "optimizer steps", at_least(1));
     f("clip_norm", clip_norm, "largest global norm of the gradient; 0: no clipping", not_negative);
     f("model", model, "what is trained");

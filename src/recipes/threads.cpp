@@ -6,6 +6,8 @@
 
 namespace conclave::recipes {
 
-void use_threads(int64_t threads) { at::set_num_threads(static_cast<int>(threads > 0 ? threads : core_count())); }
+void use_threads(int64_t threads) {
+  at::set_num_threads(static_cast<int>(threads > 0 ? threads : core_count()));
+}
 
 }  // namespace conclave::recipes

@@ -13,10 +13,12 @@ namespace conclave::recipes {
 
 void tokenize(const std::string& tokenizer, const std::string& in, const std::string& out) {
   const bool folder = std::filesystem::is_directory(tokenizer);
-  data::tokenize_jsonl(data::Tokenizer::load(folder ? tokenizer + "/tokenizer.json" : tokenizer), in, out);
+  data::tokenize_jsonl(data::Tokenizer::load(folder ? tokenizer + "/tokenizer.json" : tokenizer),
+                       in, out);
 }
 
-int train_tokenizer(const std::string& config_path, const std::vector<std::string>& sets, bool dry_run) {
+int train_tokenizer(const std::string& config_path, const std::vector<std::string>& sets,
+                    bool dry_run) {
   const auto config = read_config<TrainTokenizerConfig>(config_path, sets, "train-tokenizer");
   const TrainTokenizerConfig& c = config.value;
   config.source.require("output");
@@ -32,8 +34,9 @@ int train_tokenizer(const std::string& config_path, const std::vector<std::strin
     if (!corpus.held_out(index)) trainer.add(text);
   });
   trainer.train().save(c.output);
-  log_info("tokenizer of " + std::to_string(c.training.vocab_size) + " tokens from " + human_bytes(static_cast<double>(corpus.bytes())) +
-           " of text in " + human_duration(timer.seconds()) + ": " + c.output + "/tokenizer.json");
+  log_info("tokenizer of " + std::to_string(c.training.vocab_size) + " tokens from " +
+           human_bytes(static_cast<double>(corpus.bytes())) + " of text in " +
+           human_duration(timer.seconds()) + ": " + c.output + "/tokenizer.json");
   return 0;
 }
 

@@ -23,7 +23,10 @@ namespace {
 class Loop {
  public:
   Loop(const LoopConfig& config, Parts& parts, TrainState& state)
-      : config_(config), parts_(parts), state_(state), metrics_(parts.folder.path().string(), state.step) {}
+      : config_(config),
+        parts_(parts),
+        state_(state),
+        metrics_(parts.folder.path().string(), state.step) {}
 
   LoopResult run() {
     while (state_.step < config_.steps && !stop_requested()) {
@@ -48,18 +51,21 @@ class Loop {
     std::vector<parallel::Batch> batches;
     for (int64_t done = 0; done < config_.rows; done += config_.micro_rows) {
       const int64_t count = std::min(config_.micro_rows, config_.rows - done);
-      batches.push_back(make_batch(parts_.train.batch(parts_.sampler.rows(state_.sample + done, count))));
+      batches.push_back(
+          make_batch(parts_.train.batch(parts_.sampler.rows(state_.sample + done, count))));
     }
     Timer timer;
     const double lr = config_.lr(state_.step + 1);
-    const StepResult r = step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer, std::move(batches),
-                              {.lr = lr, .clip_norm = config_.clip_norm, .recompute = config_.recompute});
+    const StepResult r =
+        step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer, std::move(batches),
+             {.lr = lr, .clip_norm = config_.clip_norm, .recompute = config_.recompute});
     state_.step += 1;
     state_.sample += config_.rows;
     if (r.skipped) {
       state_.skipped += 1;
-      log_warn(format("step %lld: the loss or a gradient is not finite; the step is skipped (%lld so far)",
-                      static_cast<long long>(state_.step), static_cast<long long>(state_.skipped)));
+      log_warn(format(
+          "step %lld: the loss or a gradient is not finite; the step is skipped (%lld so far)",
+          static_cast<long long>(state_.step), static_cast<long long>(state_.skipped)));
     } else {
       state_.tokens += r.scored;
     }
@@ -72,14 +78,24 @@ class Loop {
     const double rate = static_cast<double>(r.scored) / seconds;
     rate_ = rate_ == 0 ? rate : 0.95 * rate_ + 0.05 * rate;
     auto finite = [](double x) { return std::isfinite(x) ? nlohmann::json(x) : nlohmann::json(); };
-    line_ = {{"step", state_.step},     {"loss", finite(r.loss)}, {"aux", finite(r.aux)},         {"grad_norm", finite(r.grad_norm)},
-             {"lr", lr},                {"tokens", state_.tokens}, {"max_load", r.max_load},      {"seconds", seconds},
-             {"tokens_per_second", rate}, {"skipped", r.skipped}};
+    line_ = {{"step", state_.step},
+             {"loss", finite(r.loss)},
+             {"aux", finite(r.aux)},
+             {"grad_norm", finite(r.grad_norm)},
+             {"lr", lr},
+             {"tokens", state_.tokens},
+             {"max_load", r.max_load},
+             {"seconds", seconds},
+             {"tokens_per_second", rate},
+             {"skipped", r.skipped}};
     if (!status_.due()) return;
-    const double left = static_cast<double>((config_.steps - state_.step) * config_.rows * parts_.train.seq_len()) / rate_;
-    std::string text = format("step %lld/%lld  loss %.4f  %s  %s left", static_cast<long long>(state_.step),
-                              static_cast<long long>(config_.steps), r.loss, human_rate(rate_, "tokens/s").c_str(),
-                              human_duration(left).c_str());
+    const double left =
+        static_cast<double>((config_.steps - state_.step) * config_.rows * parts_.train.seq_len()) /
+        rate_;
+    std::string text =
+        format("step %lld/%lld  loss %.4f  %s  %s left", static_cast<long long>(state_.step),
+               static_cast<long long>(config_.steps), r.loss, human_rate(rate_, "tokens/s").c_str(),
+               human_duration(left).c_str());
     if (result_.last_validation > 0) text += format("  validation %.4f", result_.last_validation);
     status_.show(text);
   }
@@ -87,18 +103,21 @@ class Loop {
   void run_validation() {
     result_.last_validation = validate(parts_, config_.micro_rows);
     line_["validation_loss"] = result_.last_validation;
-    status_.finish(format("step %lld  validation loss %.4f", static_cast<long long>(state_.step), result_.last_validation));
+    status_.finish(format("step %lld  validation loss %.4f", static_cast<long long>(state_.step),
+                          result_.last_validation));
   }
 
   void save() {
-    const bool best = parts_.validation && result_.last_validation > 0 && line_.contains("validation_loss") &&
+    const bool best = parts_.validation && result_.last_validation > 0 &&
+                      line_.contains("validation_loss") &&
                       result_.last_validation < state_.best_validation;
     if (best) state_.best_validation = result_.last_validation;
     checkpoint::FolderContents contents = contents_of(parts_.units, parts_.optimizer, state_);
     parts_.complete(contents);
-    writer_.submit(std::move(contents), [this, step = state_.step, best](const checkpoint::FolderContents& c) {
-      parts_.folder.save(step, c, best);
-    });
+    writer_.submit(std::move(contents),
+                   [this, step = state_.step, best](const checkpoint::FolderContents& c) {
+                     parts_.folder.save(step, c, best);
+                   });
     saved_step_ = state_.step;
   }
 
@@ -134,13 +153,16 @@ double validate(Parts& parts, int64_t micro_rows) {
   for (int64_t first = 0; first < rows; first += micro_rows) {
     std::vector<int64_t> chosen(static_cast<size_t>(std::min(micro_rows, rows - first)));
     std::iota(chosen.begin(), chosen.end(), first);
-    const Gradients g = evaluate(parts.decoder, parts.units, parts.dispatcher, make_batch(parts.validation->batch(chosen)));
+    const Gradients g = evaluate(parts.decoder, parts.units, parts.dispatcher,
+                                 make_batch(parts.validation->batch(chosen)));
     sum.loss_sum += g.loss_sum;
     sum.scored += g.scored;
   }
   return sum.loss_sum / static_cast<double>(std::max<int64_t>(sum.scored, 1));
 }
 
-LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state) { return Loop(config, parts, state).run(); }
+LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state) {
+  return Loop(config, parts, state).run();
+}
 
 }  // namespace conclave::train

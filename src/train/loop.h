@@ -20,8 +20,8 @@ struct LoopConfig {
   int64_t micro_rows = 16;  // of them at once
   double clip_norm = 1;
   std::set<std::string> recompute;
-  int64_t validate_every = 0;    // 0: at the end only
-  int64_t checkpoint_every = 0;  // 0: at the end only
+  int64_t validate_every = 0;              // 0: at the end only
+  int64_t checkpoint_every = 0;            // 0: at the end only
   std::function<double(int64_t step)> lr;  // of step 1, 2, …
 };
 
@@ -46,7 +46,8 @@ struct LoopResult {
   double last_loss = 0, last_validation = 0;
 };
 
-// Runs from `state` to config.steps or until a stop is requested; saves at the end in either case. Throws what saving throws.
+// Runs from `state` to config.steps or until a stop is requested; saves at the end in either case.
+// Throws what saving throws.
 LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state);
 
 // Rows of a dataset as the model takes them.

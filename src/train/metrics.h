@@ -1,4 +1,5 @@
-// What a run writes down while it goes: metrics.jsonl, one object a line. Keys are those of docs/formats.md.
+// What a run writes down while it goes: metrics.jsonl, one object a line. Keys are those of
+// docs/formats.md.
 #pragma once
 #include <cstdio>
 #include <nlohmann/json_fwd.hpp>
@@ -8,8 +9,9 @@ namespace conclave::train {
 
 class MetricsLog {
  public:
-  // Opens FOLDER/metrics.jsonl to append. Lines of steps beyond `step` (of a run that was killed after its last checkpoint) and a
-  // line that is cut off are removed first. Throws RunError when the disk refuses.
+  // Opens FOLDER/metrics.jsonl to append. Lines of steps beyond `step` (of a run that was killed
+  // after its last checkpoint) and a line that is cut off are removed first. Throws RunError when
+  // the disk refuses.
   MetricsLog(const std::string& folder, int64_t step);
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;

@@ -9,7 +9,8 @@
 namespace conclave::train {
 namespace {
 
-// Calls f(piece, its part of `flat`, the part's first element within the piece) for each piece of each shard.
+// Calls f(piece, its part of `flat`, the part's first element within the piece) for each piece of
+// each shard.
 template <class F>
 void each_piece(parallel::Units& units, const OfShard& of, const F& f) {
   for (size_t i = 0; i < units.shards().size(); ++i) {
@@ -18,7 +19,8 @@ void each_piece(parallel::Units& units, const OfShard& of, const F& f) {
     if (!flat.defined()) continue;
     for (auto [index, part] : s.unit->layout().pieces_in(s.range)) {
       const auto& piece = s.unit->layout().pieces[static_cast<size_t>(index)];
-      f(piece, flat.narrow(0, part.begin - s.range.begin, part.size()), part.begin - piece.at.begin);
+      f(piece, flat.narrow(0, part.begin - s.range.begin, part.size()),
+        part.begin - piece.at.begin);
     }
   }
 }
@@ -36,16 +38,19 @@ void each_number(TrainState& s, const F& f) {
 
 }  // namespace
 
-std::vector<checkpoint::NamedTensor> named_tensors(parallel::Units& units, const OfShard& of, const std::string& suffix) {
+std::vector<checkpoint::NamedTensor> named_tensors(parallel::Units& units, const OfShard& of,
+                                                   const std::string& suffix) {
   std::vector<checkpoint::NamedTensor> out;
   each_piece(units, of, [&](const comm::Piece& piece, const at::Tensor& part, int64_t first) {
-    TORCH_CHECK(first == 0 && part.numel() == piece.at.size(), piece.name, ": expected a whole tensor; saving is for one rank");
+    TORCH_CHECK(first == 0 && part.numel() == piece.at.size(), piece.name,
+                ": expected a whole tensor; saving is for one rank");
     out.push_back({piece.name + suffix, part.view(piece.shape)});
   });
   return out;
 }
 
-std::vector<checkpoint::LoadTarget> load_targets(parallel::Units& units, const OfShard& of, const std::string& suffix) {
+std::vector<checkpoint::LoadTarget> load_targets(parallel::Units& units, const OfShard& of,
+                                                 const std::string& suffix) {
   std::vector<checkpoint::LoadTarget> out;
   each_piece(units, of, [&](const comm::Piece& piece, const at::Tensor& part, int64_t first) {
     out.push_back({piece.name + suffix, piece.shape, part, first});
@@ -53,7 +58,8 @@ std::vector<checkpoint::LoadTarget> load_targets(parallel::Units& units, const O
   return out;
 }
 
-checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& optimizer, const TrainState& state) {
+checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& optimizer,
+                                       const TrainState& state) {
   checkpoint::FolderContents c;
   c.tensors = named_tensors(units, [&](size_t i) { return units.shards()[i].weights; });
   auto& moments = c.beside["optimizer.safetensors"];
@@ -67,15 +73,18 @@ checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& opt
   TrainState copy = state;
   each_number(copy, [&](const char* name, auto& number) {
     using T = std::decay_t<decltype(number)>;
-    if constexpr (std::is_same_v<T, double>) numbers.push_back({name, at::full({}, number, at::kDouble)});
-    else numbers.push_back({name, at::full({}, std::bit_cast<int64_t>(number), at::kLong)});
+    if constexpr (std::is_same_v<T, double>)
+      numbers.push_back({name, at::full({}, number, at::kDouble)});
+    else
+      numbers.push_back({name, at::full({}, std::bit_cast<int64_t>(number), at::kLong)});
   });
   return c;
 }
 
 TrainState restore(const std::string& folder, parallel::Units& units, optim::AdamW& optimizer) {
   const checkpoint::HfFolder model(folder);
-  checkpoint::load_tensors(model, load_targets(units, [&](size_t i) { return units.shards()[i].weights; }));
+  checkpoint::load_tensors(
+      model, load_targets(units, [&](size_t i) { return units.shards()[i].weights; }));
   std::vector<checkpoint::LoadTarget> targets;
   auto add = [&](const OfShard& of, const char* suffix) {
     for (auto& t : load_targets(units, of, suffix)) targets.push_back(std::move(t));
@@ -91,10 +100,15 @@ TrainState restore(const std::string& folder, parallel::Units& units, optim::Ada
     using T = std::decay_t<decltype(number)>;
     const auto found = numbers.find(name);
     const auto dtype = std::is_same_v<T, double> ? at::kDouble : at::kLong;
-    if (found == numbers.end() || found->second.scalar_type() != dtype || found->second.numel() != 1)
-      throw RunError(file + ": expected one number `" + name + "`; the checkpoint is of another version, start again from its weights with model.from");
-    if constexpr (std::is_same_v<T, double>) number = found->second.template item<double>();
-    else number = std::bit_cast<T>(found->second.template item<int64_t>());
+    if (found == numbers.end() || found->second.scalar_type() != dtype ||
+        found->second.numel() != 1)
+      throw RunError(
+          file + ": expected one number `" + name +
+          "`; the checkpoint is of another version, start again from its weights with model.from");
+    if constexpr (std::is_same_v<T, double>)
+      number = found->second.template item<double>();
+    else
+      number = std::bit_cast<T>(found->second.template item<int64_t>());
   });
   optimizer.set_steps(state.step - state.skipped);
   units.weights_changed();

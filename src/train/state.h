@@ -1,4 +1,5 @@
-// What a run keeps to go on from: weights and moments under their checkpoint names, and a handful of numbers.
+// What a run keeps to go on from: weights and moments under their checkpoint names, and a handful
+// of numbers.
 #pragma once
 #include <functional>
 #include <limits>
@@ -18,21 +19,29 @@ struct TrainState {
   int64_t sample = 0;   // global id of the next row to train on
   int64_t skipped = 0;  // steps whose loss or gradient was not finite
   int64_t tokens = 0;   // scored tokens trained on
-  uint64_t data = 0;    // fingerprint of the packed rows: sample ids mean the same rows only with the same one
-  double best_validation = std::numeric_limits<double>::infinity();  // of the checkpoints, nats a token
+  uint64_t data =
+      0;  // fingerprint of the packed rows: sample ids mean the same rows only with the same one
+  double best_validation =
+      std::numeric_limits<double>::infinity();  // of the checkpoints, nats a token
 };
 
-using OfShard = std::function<at::Tensor(size_t shard)>;  // weights, gradient or a moment of units.shards()[shard]; may be undefined
+using OfShard = std::function<at::Tensor(size_t shard)>;  // weights, gradient or a moment of
+                                                          // units.shards()[shard]; may be undefined
 
 // Flat tensors under their checkpoint names (+ suffix) and shapes, without a copy. One rank.
-std::vector<checkpoint::NamedTensor> named_tensors(parallel::Units& units, const OfShard& of, const std::string& suffix = "");
+std::vector<checkpoint::NamedTensor> named_tensors(parallel::Units& units, const OfShard& of,
+                                                   const std::string& suffix = "");
 // The same as places to load into; any number of ranks.
-std::vector<checkpoint::LoadTarget> load_targets(parallel::Units& units, const OfShard& of, const std::string& suffix = "");
+std::vector<checkpoint::LoadTarget> load_targets(parallel::Units& units, const OfShard& of,
+                                                 const std::string& suffix = "");
 
-// The model's weights, `optimizer.safetensors` (NAME.m, NAME.v, with bf16 weights NAME.lo) and `train_state.safetensors`.
-checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& optimizer, const TrainState& state);
+// The model's weights, `optimizer.safetensors` (NAME.m, NAME.v, with bf16 weights NAME.lo) and
+// `train_state.safetensors`.
+checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& optimizer,
+                                       const TrainState& state);
 
-// Fills all of it from a checkpoint's folder. Throws RunError naming what is missing or does not fit.
+// Fills all of it from a checkpoint's folder. Throws RunError naming what is missing or does not
+// fit.
 TrainState restore(const std::string& folder, parallel::Units& units, optim::AdamW& optimizer);
 
 }  // namespace conclave::train

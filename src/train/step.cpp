@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ops/adamw.h"
-
 namespace conclave::train {
 namespace {
 
@@ -31,7 +29,8 @@ double max_load(const nn::Decoder& decoder, const parallel::MicroBatch& batch) {
     const at::Tensor& loads = batch.loads(static_cast<int>(i));
     const int64_t* l = loads.const_data_ptr<int64_t>();
     double sum = 0, max = 0;
-    for (int64_t e = 0; e < loads.numel(); ++e) sum += static_cast<double>(l[e]), max = std::max(max, static_cast<double>(l[e]));
+    for (int64_t e = 0; e < loads.numel(); ++e)
+      sum += static_cast<double>(l[e]), max = std::max(max, static_cast<double>(l[e]));
     if (sum > 0) most = std::max(most, max * static_cast<double>(loads.numel()) / sum);
   }
   return most;
@@ -39,8 +38,8 @@ double max_load(const nn::Decoder& decoder, const parallel::MicroBatch& batch) {
 
 }  // namespace
 
-Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher, std::vector<parallel::Batch> batches,
-                     const std::set<std::string>& recompute) {
+Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                     std::vector<parallel::Batch> batches, const std::set<std::string>& recompute) {
   std::vector<double> counts{0, 0};
   for (const auto& b : batches) {
     counts[0] += static_cast<double>(count_scored(b.labels));
@@ -68,30 +67,29 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
   return g;
 }
 
-double gradient_norm(parallel::Units& units) {
-  double sum = 0;
-  for (const auto& s : units.shards()) sum += ops::squared_sum(s.grad);
-  return std::sqrt(sum_over_ranks(units.comm(), {sum})[0]);
-}
-
-StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher, optim::AdamW& optimizer,
-                std::vector<parallel::Batch> batches, const StepOptions& options) {
+StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                optim::AdamW& optimizer, std::vector<parallel::Batch> batches,
+                const StepOptions& options) {
   const Gradients g = accumulate(decoder, units, dispatcher, std::move(batches), options.recompute);
-  StepResult r{.loss = g.loss_sum / std::max<double>(static_cast<double>(g.scored), 1), .aux = g.aux, .scored = g.scored};
+  StepResult r{.loss = g.loss_sum / std::max<double>(static_cast<double>(g.scored), 1),
+               .aux = g.aux,
+               .scored = g.scored};
   r.max_load = g.max_load;
-  r.grad_norm = gradient_norm(units);
+  r.grad_norm = units.gradient_norm();
   if (!std::isfinite(r.grad_norm) || !std::isfinite(r.loss)) {
     r.skipped = true;
     return r;
   }
   // As torch.nn.utils.clip_grad_norm_ scales.
-  const double scale = options.clip_norm > 0 ? std::min(1.0, options.clip_norm / (r.grad_norm + 1e-6)) : 1.0;
+  const double scale =
+      options.clip_norm > 0 ? std::min(1.0, options.clip_norm / (r.grad_norm + 1e-6)) : 1.0;
   optimizer.step(options.lr, scale);
   units.weights_changed();
   return r;
 }
 
-Gradients evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher, parallel::Batch batch) {
+Gradients evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                   parallel::Batch batch) {
   parallel::MicroBatch micro(decoder, units, dispatcher, std::move(batch), {.training = false});
   micro.forward();
   return {.loss_sum = micro.loss_sum(), .scored = micro.scored()};

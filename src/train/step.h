@@ -19,7 +19,8 @@ struct StepOptions {
 };
 
 struct StepResult {
-  double loss = 0;       // mean over the scored tokens of the global batch, nats, without the auxiliary loss
+  double loss =
+      0;  // mean over the scored tokens of the global batch, nats, without the auxiliary loss
   double aux = 0;        // auxiliary loss of all layers, its coefficient included
   double grad_norm = 0;  // before clipping
   int64_t scored = 0;    // tokens, over all ranks
@@ -32,20 +33,20 @@ struct Gradients {
   int64_t scored = 0;
 };
 
-// Zeroes the gradients, then runs forward and backward of each micro-batch of this rank's part of the global batch, and sums the
-// gradients over ranks into the shards. Seeds are set here: 1 / scored tokens, and 1 / rows for the auxiliary loss, both of the global
-// batch, so it does not matter how that is cut. Collective.
-Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher, std::vector<parallel::Batch> batches,
-                     const std::set<std::string>& recompute);
-
-// √Σ g² over all ranks and units, each element once. Collective.
-double gradient_norm(parallel::Units& units);
+// Zeroes the gradients, then runs forward and backward of each micro-batch of this rank's part of
+// the global batch, and sums the gradients over ranks into the shards. Seeds are set here: 1 /
+// scored tokens, and 1 / rows for the auxiliary loss, both of the global batch, so it does not
+// matter how that is cut. Collective.
+Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                     std::vector<parallel::Batch> batches, const std::set<std::string>& recompute);
 
 // accumulate, clip, and one update of the optimizer over this rank's shards. Collective.
-StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher, optim::AdamW& optimizer,
-                std::vector<parallel::Batch> batches, const StepOptions& options);
+StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                optim::AdamW& optimizer, std::vector<parallel::Batch> batches,
+                const StepOptions& options);
 
 // Mean loss of batches without gradients: (sum of nats, scored tokens) of this rank.
-Gradients evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher, parallel::Batch batch);
+Gradients evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                   parallel::Batch batch);
 
 }  // namespace conclave::train

@@ -4,7 +4,7 @@
 the same command until it ends, and compared with a run that nobody disturbed: every byte of the final and of the best
 checkpoint, the losses in metrics.jsonl, the summary. Also stopped by SIGINT and SIGTERM. Resumed with another number of threads.
 
-    kill_resume.py [--random N] [--seed S] [--only random|points|signals]
+    kill_resume.py [--random N] [--seed S] [--only random|points|signals] [--quick]
 
 Exit status 0 or 1.
 """
@@ -23,6 +23,8 @@ import tempfile
 from tiny_run import ROOT, TinyRun
 
 UNSTEADY = {"seconds", "tokens_per_second"}  # of a line of metrics.jsonl
+SAVES = 10  # in a run of kill.yaml
+EVERY_SAVE = ("save/after_rename", "save/before_latest", "save/after_latest")
 SUMMARY = ("steps", "finished", "tokens", "skipped_steps", "final_loss", "final_validation_loss", "best_validation_loss")
 
 
@@ -52,8 +54,8 @@ def checkpoints(output):
 
 
 class Trial:
-    def __init__(self, tiny, folder):
-        self.tiny, self.folder, self.bad, self.count = tiny, folder, 0, 0
+    def __init__(self, tiny, folder, quick):
+        self.tiny, self.folder, self.quick, self.bad, self.count = tiny, folder, quick, 0, 0
         self.calm, self.seconds = {}, {}
 
     def undisturbed(self, dtype):
@@ -90,27 +92,33 @@ class Trial:
         for i in range(count):
             dtype = "bf16" if i % 4 == 3 else "fp32"
             self.undisturbed(dtype)
-            output, moment = self.folder / "killed", r.uniform(0.1, self.seconds[dtype])
+            output, moment = self.folder / "killed", r.uniform(0.2, 1) * self.seconds[dtype]
             stage, said = self.tiny.run(output, after=moment, dtype=dtype)
             if i % 3 == 2:  # the second attempt dies too
-                self.tiny.run(output, after=r.uniform(0.1, self.seconds[dtype]), dtype=dtype)
+                self.tiny.run(output, after=r.uniform(0.2, 1) * self.seconds[dtype], dtype=dtype)
             expected = stage if stage == 0 else -signal.SIGKILL  # it may have ended just before
             self.finish(f"killed after {moment:.2f} s{' and again' if i % 3 == 2 else ''}", output, dtype, stage, expected, said)
 
     def points(self):
+        """Each point in an early save and in a later one; those around the rename and `latest` in the last save as well."""
         self.undisturbed("fp32")
         for name in fault_points():
-            for passage in (1, 4):
+            for passage in (2,) if self.quick else (1, 3, SAVES) if name in EVERY_SAVE else (1, 3):
                 output, at = self.folder / "killed", f"{name}:{passage}"
                 stage, said = self.tiny.run(output, kill_at=at)
-                if stage == 0:  # passed only where a folder is replaced: leave one that `latest` does not know yet
+                if stage != 0:
+                    self.finish(at, output, "fp32", stage, -signal.SIGKILL, said)
+                    continue
+                # Passed only where a folder is replaced: leave one that `latest` does not know yet. If even then only where
+                # the file system cannot exchange two names, be such a file system.
+                for simple in (False, True):
                     shutil.rmtree(output)
                     self.tiny.run(output, kill_at="save/before_latest:3")
-                    at = f"{name}:1 (when a folder is replaced)"
-                    stage, said = self.tiny.run(output, kill_at=f"{name}:1")
-                self.finish(at, output, "fp32", stage, -signal.SIGKILL, said)
-                if at.endswith(")"):
-                    break
+                    stage, said = self.tiny.run(output, kill_at=name, simple_renames=simple)
+                    if stage != 0:
+                        break
+                self.finish(f"{name}, a folder replaced{' by two renames' * simple}", output, "fp32", stage, -signal.SIGKILL, said)
+                break
 
     def signals(self):
         self.undisturbed("fp32")
@@ -125,9 +133,10 @@ def main():
     parse.add_argument("--random", type=int, default=20, metavar="N")
     parse.add_argument("--seed", type=int, default=1)
     parse.add_argument("--only", choices=["random", "points", "signals"])
+    parse.add_argument("--quick", action="store_true", help="each point once")
     args = parse.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(TinyRun(pathlib.Path(folder) / "shared"), pathlib.Path(folder))
+        trial = Trial(TinyRun(pathlib.Path(folder) / "shared"), pathlib.Path(folder), args.quick)
         if args.only in (None, "random"):
             trial.random_moments(args.random, args.seed)
         if args.only in (None, "points"):

@@ -30,9 +30,12 @@ class TinyRun:
     def command(self, output, **more):
         return [binary(), "pretrain", str(ROOT / "tests/bars/kill.yaml"), *self.data, *sets(output=output, **more)]
 
-    def run(self, output, kill_at=None, after=None, how=signal.SIGKILL, **more):
-        """Runs until its end, until the fault point `kill_at`, or for `after` seconds and then sends `how`. (status, stderr)"""
-        env = os.environ | ({"CONCLAVE_KILL_AT": kill_at} if kill_at else {})
+    def run(self, output, kill_at=None, after=None, how=signal.SIGKILL, simple_renames=False, **more):
+        """Runs until its end, until the fault point `kill_at`, or for `after` seconds and then sends `how`. (status, stderr)
+        simple_renames: as on a file system that cannot exchange two names."""
+        env = os.environ | {"OMP_WAIT_POLICY": "passive"}  # threads that spin on a busy machine take minutes for nothing
+        env |= {"CONCLAVE_KILL_AT": kill_at} if kill_at else {}
+        env |= {"LD_PRELOAD": str(self.no_exchange())} if simple_renames else {}
         with open(self.folder / "stderr.txt", "w+") as said:
             process = subprocess.Popen(self.command(output, **more), stdout=subprocess.DEVNULL, stderr=said, env=env, cwd=ROOT)
             if after is not None:
@@ -43,6 +46,15 @@ class TinyRun:
             status = process.wait(300)
             said.seek(0)
             return status, said.read().strip()
+
+    def no_exchange(self):
+        """A library whose renameat2 refuses, as NFS does."""
+        library = self.folder / "no_exchange.so"
+        if not library.exists():
+            code = b"#include <errno.h>\nint renameat2(int a, const char* b, int c, const char* d, unsigned e) { errno = EINVAL; return -1; }\n"
+            compiler = os.environ.get("CC", "gcc")
+            subprocess.run([compiler, "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=code, check=True)
+        return library
 
     def seconds(self, output, **more):
         begin = time.monotonic()

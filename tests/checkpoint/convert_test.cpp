@@ -23,16 +23,20 @@ To one(From value) {
   return result;
 }
 
-// Rounds to `digits` significant binary digits, not below 2^lowest, to nearest even, by scaling and nearbyint: slow and plain.
+// Rounds to `digits` significant binary digits, not below 2^lowest, to nearest even, by scaling and
+// nearbyint: slow and plain.
 double rounded(double value, int digits, int lowest, double largest) {
   if (value == 0 || !std::isfinite(value)) return value;
   const int unit = std::max(std::ilogb(value) - digits + 1, lowest);
   const double result = std::ldexp(std::nearbyint(std::ldexp(value, -unit)), unit);
-  return std::fabs(result) > largest ? std::copysign(std::numeric_limits<double>::infinity(), value) : result;
+  return std::fabs(result) > largest ? std::copysign(std::numeric_limits<double>::infinity(), value)
+                                     : result;
 }
 double to_half(double value) { return rounded(value, 11, -24, 65504); }
 double to_bfloat(double value) { return rounded(value, 8, -133, std::ldexp(255.0, 120)); }
-double to_float(double value) { return rounded(value, 24, -149, std::numeric_limits<float>::max()); }
+double to_float(double value) {
+  return rounded(value, 24, -149, std::numeric_limits<float>::max());
+}
 
 TEST(Convert, SixteenBitsWidenExactlyAndComeBack) {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
@@ -44,29 +48,46 @@ TEST(Convert, SixteenBitsWidenExactlyAndComeBack) {
       EXPECT_EQ(one<c10::Half>(one<double>(half)).x, half.x);
       EXPECT_EQ(static_cast<double>(one<c10::BFloat16>(half)), to_bfloat(one<double>(half)));
     } else {
-      EXPECT_TRUE(std::isnan(one<double>(half)) && std::isnan(static_cast<float>(one<c10::BFloat16>(half))));
+      EXPECT_TRUE(std::isnan(one<double>(half)) &&
+                  std::isnan(static_cast<float>(one<c10::BFloat16>(half))));
     }
     if (!std::isnan(static_cast<float>(bfloat))) {
       EXPECT_EQ(one<c10::BFloat16>(one<float>(bfloat)).x, bfloat.x);
       EXPECT_EQ(one<c10::BFloat16>(one<double>(bfloat)).x, bfloat.x);
       EXPECT_EQ(static_cast<double>(one<c10::Half>(bfloat)), to_half(one<double>(bfloat)));
     } else {
-      EXPECT_TRUE(std::isnan(one<double>(bfloat)) && std::isnan(static_cast<float>(one<c10::Half>(bfloat))));
+      EXPECT_TRUE(std::isnan(one<double>(bfloat)) &&
+                  std::isnan(static_cast<float>(one<c10::Half>(bfloat))));
     }
   }
 }
 
 TEST(Convert, NarrowsWithOneRounding) {
   std::mt19937_64 random(1);
-  std::vector<double> values = {0.0, -0.0, 65504, 65519.999, 65520, 1e-8, 5e-324, 1e300, -1e300, 0x1p-149, 0x1p-150, 0x1.8p-150,
-                                std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()};
+  std::vector<double> values = {0.0,
+                                -0.0,
+                                65504,
+                                65519.999,
+                                65520,
+                                1e-8,
+                                5e-324,
+                                1e300,
+                                -1e300,
+                                0x1p-149,
+                                0x1p-150,
+                                0x1.8p-150,
+                                std::numeric_limits<double>::infinity(),
+                                -std::numeric_limits<double>::infinity()};
   for (int i = 0; i < 200'000; ++i) {
-    const double value = std::ldexp(static_cast<double>(static_cast<int64_t>(random())), static_cast<int>(random() % 300) - 213);
+    const double value = std::ldexp(static_cast<double>(static_cast<int64_t>(random())),
+                                    static_cast<int>(random() % 300) - 213);
     values.push_back(value);
-    for (double tie : {to_half(value), to_bfloat(value)})  // just beside a tie: where two roundings go wrong
+    for (double tie :
+         {to_half(value), to_bfloat(value)})  // just beside a tie: where two roundings go wrong
       if (std::isfinite(tie) && tie != 0) {
         const double middle = tie * (1 + 0x1p-9);
-        values.insert(values.end(), {middle, std::nextafter(middle, 0), std::nextafter(middle, 1e308), tie * (1 + 0x1p-12 + 0x1p-40)});
+        values.insert(values.end(), {middle, std::nextafter(middle, 0),
+                                     std::nextafter(middle, 1e308), tie * (1 + 0x1p-12 + 0x1p-40)});
       }
   }
   for (double value : values) {

@@ -8,7 +8,8 @@ namespace {
 
 std::string file_of(const std::string& header, size_t data_bytes, int64_t length = -1) {
   const uint64_t field = length < 0 ? header.size() : static_cast<uint64_t>(length);
-  return std::string(reinterpret_cast<const char*>(&field), 8) + header + std::string(data_bytes, 'x');
+  return std::string(reinterpret_cast<const char*>(&field), 8) + header +
+         std::string(data_bytes, 'x');
 }
 
 std::string entry(const std::string& dtype, const std::string& shape, const std::string& offsets) {
@@ -16,9 +17,10 @@ std::string entry(const std::string& dtype, const std::string& shape, const std:
 }
 
 TEST(Header, ReadsWhatTheFormatAllows) {
-  const auto text = R"({"b":)" + entry("F32", "[2,1]", "[4,12]") + R"(,"__metadata__":{"k":"v"},"a":)" +
-                    entry("BF16", "[2]", "[0,4]") + R"(,"empty":)" + entry("I64", "[3,0]", "[4,4]") +
-                    R"(,"é":)" + entry("U8", "[]", "[12,13]") + "}   ";
+  const auto text = R"({"b":)" + entry("F32", "[2,1]", "[4,12]") +
+                    R"(,"__metadata__":{"k":"v"},"a":)" + entry("BF16", "[2]", "[0,4]") +
+                    R"(,"empty":)" + entry("I64", "[3,0]", "[4,4]") + R"(,"é":)" +
+                    entry("U8", "[]", "[12,13]") + "}   ";
   const Header header = parse_header(file_of(text, 13), "f");
   ASSERT_EQ(header.tensors.size(), 4u);
   EXPECT_EQ(header.tensors[0].name, "a");
@@ -55,15 +57,19 @@ TEST(Header, RefusesHostileText) {
       {R"({"a":)" + entry("F32", "[18446744073709551615]", "[0,4]") + "}", 4, "whole numbers"},
       {R"({"a":)" + entry("F32", "[99999999999999999999999]", "[0,4]") + "}", 4, "whole numbers"},
       {R"({"a":)" + entry("F32", huge, "[0,0]") + "}", 0, "more than 2^63 - 1 bytes"},
-      {R"({"a":)" + entry("F32", "[0," + huge.substr(1), "[0,0]") + "}", 0, "more than 2^63 - 1 bytes"},
+      {R"({"a":)" + entry("F32", "[0," + huge.substr(1), "[0,0]") + "}", 0,
+       "more than 2^63 - 1 bytes"},
       {R"({"a":)" + entry("F32", "[1]", "[0,4,8]") + "}", 8, "`a`: expected {"},
       {R"({"a":)" + entry("F32", "[1]", "[-4,0]") + "}", 4, "whole numbers"},
       {R"({"a":)" + entry("F32", "[1]", "[4,0]") + "}", 4, "data_offsets are [4, 0]"},
       {R"({"a":)" + entry("F32", "[2]", "[0,4]") + "}", 4, "have 8 bytes"},
       {R"({"a":)" + entry("F32", "[1]", "[4,8]") + "}", 8, "after a hole"},
-      {R"({"a":)" + entry("F32", "[1]", "[0,4]") + R"(,"b":)" + entry("F32", "[1]", "[2,6]") + "}", 6, "inside another"},
-      {R"({"a":)" + entry("F32", "[1]", "[0,4]") + R"(,"b":)" + entry("F32", "[1]", "[0,4]") + "}", 4, "inside another"},
-      {R"({"a":)" + entry("F32", "[1]", "[0,4]") + R"(,"a":)" + entry("F32", "[1]", "[4,8]") + "}", 8, "a"},
+      {R"({"a":)" + entry("F32", "[1]", "[0,4]") + R"(,"b":)" + entry("F32", "[1]", "[2,6]") + "}",
+       6, "inside another"},
+      {R"({"a":)" + entry("F32", "[1]", "[0,4]") + R"(,"b":)" + entry("F32", "[1]", "[0,4]") + "}",
+       4, "inside another"},
+      {R"({"a":)" + entry("F32", "[1]", "[0,4]") + R"(,"a":)" + entry("F32", "[1]", "[4,8]") + "}",
+       8, "a"},
       {R"({"a":)" + entry("F32", "[1]", "[0,4]") + "}", 3, "cut off"},
       {R"({"a":)" + entry("F32", "[1]", "[0,4]") + "}", 5, "the file has 5 of data"},
       {"{}", 1, "the file has 1 of data"},
@@ -72,7 +78,8 @@ TEST(Header, RefusesHostileText) {
   };
   for (const auto& c : cases) {
     SCOPED_TRACE(c.header.substr(0, 100));
-    const std::string message = message_of([&] { parse_header(file_of(c.header, c.data), "dir/f.safetensors"); });
+    const std::string message =
+        message_of([&] { parse_header(file_of(c.header, c.data), "dir/f.safetensors"); });
     EXPECT_CONTAINS(message, c.says);
     EXPECT_EQ(message.rfind("dir/f.safetensors", 0), 0u) << message;
     EXPECT_EQ(message.find('\n'), std::string::npos) << message;
@@ -83,13 +90,18 @@ TEST(Header, RefusesHostileText) {
 TEST(Header, RefusesLengthsThatDoNotFit) {
   EXPECT_CONTAINS(message_of([] { parse_header("", "f"); }), "0 bytes");
   EXPECT_CONTAINS(message_of([] { parse_header("1234567", "f"); }), "7 bytes");
-  EXPECT_CONTAINS(message_of([] { parse_header(file_of("{}", 0, 3), "f"); }), "its header has 3 bytes");
-  EXPECT_CONTAINS(message_of([] { parse_header(file_of("{}", 0, 100'000'001), "f"); }), "at most 100000000");
-  EXPECT_CONTAINS(message_of([] { parse_header(file_of("{}", 0, int64_t{1} << 62), "f"); }), "at most 100000000");
-  EXPECT_CONTAINS(message_of([] { parse_header(std::string(16, '\xff'), "f"); }), "at most 100000000");
+  EXPECT_CONTAINS(message_of([] { parse_header(file_of("{}", 0, 3), "f"); }),
+                  "its header has 3 bytes");
+  EXPECT_CONTAINS(message_of([] { parse_header(file_of("{}", 0, 100'000'001), "f"); }),
+                  "at most 100000000");
+  EXPECT_CONTAINS(message_of([] { parse_header(file_of("{}", 0, int64_t{1} << 62), "f"); }),
+                  "at most 100000000");
+  EXPECT_CONTAINS(message_of([] { parse_header(std::string(16, '\xff'), "f"); }),
+                  "at most 100000000");
 }
 
-// A file cut at any byte, or with any one byte of its header changed, is an error or still a whole file; nothing else happens.
+// A file cut at any byte, or with any one byte of its header changed, is an error or still a whole
+// file; nothing else happens.
 TEST(Header, SurvivesEveryCutAndEveryFlip) {
   const std::vector<NamedTensor> tensors = {{"a.weight", patterned({3, 2}, at::kFloat, 1)},
                                             {"b", patterned({5}, at::kBFloat16, 2)}};
@@ -124,7 +136,8 @@ TEST(Header, ContractsOfWriting) {
 }
 
 TEST(Dtype, NamesGoBothWays) {
-  for (const char* name : {"BF16", "F16", "F32", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"})
+  for (const char* name :
+       {"BF16", "F16", "F32", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"})
     EXPECT_EQ(dtype_name(dtype_from_name(name).value()), name);
   EXPECT_FALSE(dtype_from_name("f32"));
   EXPECT_FALSE(dtype_from_name(""));

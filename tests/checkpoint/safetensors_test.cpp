@@ -10,10 +10,12 @@
 namespace conclave::checkpoint {
 namespace {
 
-const std::vector<const char*> kNames = {"BF16", "F16", "F32", "F64", "I64",     "I32",     "I16",    "I8",
-                                         "U8",   "BOOL", "U16", "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0"};
+const std::vector<const char*> kNames = {"BF16", "F16", "F32",     "F64",     "I64",
+                                         "I32",  "I16", "I8",      "U8",      "BOOL",
+                                         "U16",  "U32", "F8_E4M3", "F8_E5M2", "F8_E8M0"};
 
-// Every type as matrix, scalar and empty tensor. The Python script of SafetensorsParity makes the same.
+// Every type as matrix, scalar and empty tensor. The Python script of SafetensorsParity makes the
+// same.
 std::vector<NamedTensor> every_type() {
   std::vector<NamedTensor> tensors;
   int seed = 0;
@@ -30,7 +32,8 @@ std::vector<NamedTensor> every_type() {
 TEST(Safetensors, EveryTypeComesBackWithItsBytes) {
   TempFolder folder;
   const auto tensors = every_type();
-  const WrittenFile written = write_safetensors(folder / "f", tensors, {{"format", "pt"}, {"é\"", "\t"}});
+  const WrittenFile written =
+      write_safetensors(folder / "f", tensors, {{"format", "pt"}, {"é\"", "\t"}});
   const std::string bytes = read_file(folder / "f");
   EXPECT_EQ(written.bytes, static_cast<int64_t>(bytes.size()));
   EXPECT_EQ(written.xxh3, xxh3(std::as_bytes(std::span(bytes))));
@@ -112,8 +115,10 @@ TEST(SafetensorsParity, PythonReadsAndWritesTheSameBytes) {
   const char* set = std::getenv("CONCLAVE_PYTHON");
   const std::string python = set ? set : ".venv/bin/python";
   const std::string script = "tests/parity/safetensors_parity.py";
-  if (!path_exists(script) || std::system((python + " -c 'import torch, safetensors' 2>/dev/null").c_str()) != 0)
-    GTEST_SKIP() << "needs " << python << " with torch and safetensors, run from the project's root";
+  if (!path_exists(script) ||
+      std::system((python + " -c 'import torch, safetensors' 2>/dev/null").c_str()) != 0)
+    GTEST_SKIP() << "needs " << python
+                 << " with torch and safetensors, run from the project's root";
   TempFolder folder;
   const auto tensors = every_type();
   write_safetensors(folder / "ours.safetensors", tensors, {{"format", "pt"}});

@@ -1,4 +1,5 @@
-// What the tests of checkpoint/ share: a folder that vanishes, tensors with known bytes, and a child process that may be killed.
+// What the tests of checkpoint/ share: a folder that vanishes, tensors with known bytes, and a
+// child process that may be killed.
 #pragma once
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
@@ -33,7 +34,8 @@ class TempFolder {
   std::filesystem::path path_;
 };
 
-// Byte i is 37 · i + 11 · seed mod 256 (BOOL: its last bit): every kind of NaN payload is among them.
+// Byte i is 37 · i + 11 · seed mod 256 (BOOL: its last bit): every kind of NaN payload is among
+// them.
 inline at::Tensor patterned(std::vector<int64_t> shape, at::ScalarType dtype, int seed) {
   at::Tensor tensor = at::empty(shape, dtype);
   auto* bytes = static_cast<unsigned char*>(tensor.data_ptr());
@@ -70,7 +72,8 @@ std::string message_of(const std::function<void()>& f) {
 inline bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
-#define EXPECT_CONTAINS(text, part) EXPECT_TRUE(contains(text, part)) << (text) << "\n  lacks: " << (part)
+#define EXPECT_CONTAINS(text, part) \
+  EXPECT_TRUE(contains(text, part)) << (text) << "\n  lacks: " << (part)
 
 inline void write_text(const std::filesystem::path& path, const std::string& text) {
   OutputFile out(path);
@@ -78,7 +81,8 @@ inline void write_text(const std::filesystem::path& path, const std::string& tex
   out.finish();
 }
 
-// Runs f in a forked child; its exit status, or 128 + the signal that ended it. An exception is status 1.
+// Runs f in a forked child; its exit status, or 128 + the signal that ended it. An exception is
+// status 1.
 inline int in_child(const std::function<void()>& f) {
   const pid_t pid = fork();
   if (pid == 0) {

@@ -23,9 +23,12 @@ struct State {
 
 State clone(const State& s) { return {s.w.clone(), s.m.clone(), s.v.clone()}; }
 
-// torch/optim/adamw.py, _single_tensor_adam with decoupled_weight_decay, on the elements begin … end.
-void aten_step(const State& s, const at::Tensor& g, int64_t begin, int64_t end, double weight_decay, const AdamWStep& a) {
-  at::Tensor w = s.w.slice(0, begin, end), m = s.m.slice(0, begin, end), v = s.v.slice(0, begin, end);
+// torch/optim/adamw.py, _single_tensor_adam with decoupled_weight_decay, on the elements begin …
+// end.
+void aten_step(const State& s, const at::Tensor& g, int64_t begin, int64_t end, double weight_decay,
+               const AdamWStep& a) {
+  at::Tensor w = s.w.slice(0, begin, end), m = s.m.slice(0, begin, end),
+             v = s.v.slice(0, begin, end);
   const at::Tensor grad = g.slice(0, begin, end) * a.grad_scale;
   w.mul_(1 - a.lr * weight_decay);
   m.lerp_(grad, 1 - a.beta1);
@@ -40,7 +43,8 @@ double relative_error(const at::Tensor& x, const at::Tensor& y) {
 }
 
 // Decay on the ranges, none between them.
-void aten_step(const State& s, const at::Tensor& g, const std::vector<int64_t>& ranges, const AdamWStep& a) {
+void aten_step(const State& s, const at::Tensor& g, const std::vector<int64_t>& ranges,
+               const AdamWStep& a) {
   int64_t at = 0;
   for (size_t i = 0; i < ranges.size(); i += 2) {
     aten_step(s, g, at, ranges[i], 0, a);
@@ -50,18 +54,25 @@ void aten_step(const State& s, const at::Tensor& g, const std::vector<int64_t>& 
   aten_step(s, g, at, s.w.numel(), 0, a);
 }
 
-AdamWStep step_of(int64_t step) { return {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .step = step}; }
+AdamWStep step_of(int64_t step) {
+  return {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .step = step};
+}
 
 // Ranges that touch, are empty, cross the borders of blocks, or cover nothing or everything.
 std::vector<std::pair<int64_t, std::vector<int64_t>>> cases() {
-  return {{0, {}},          {1, {0, 1}}, {1000, {}}, {1000, {0, 10, 10, 20, 30, 30, 999, 1000}}, {16384, {0, 16384}},
+  return {{0, {}},
+          {1, {0, 1}},
+          {1000, {}},
+          {1000, {0, 10, 10, 20, 30, 30, 999, 1000}},
+          {16384, {0, 16384}},
           {50001, {7, 16384, 16384, 40000, 40001, 50001}}};
 }
 
 TEST(AdamW, EqualsTorchOverTenSteps) {
   for (auto dtype : {at::kDouble, at::kFloat})
     for (auto& [n, ranges] : cases()) {
-      State ours{normal({n}, dtype, 1), at::zeros({n}, dtype), at::zeros({n}, dtype)}, torch = clone(ours);
+      State ours{normal({n}, dtype, 1), at::zeros({n}, dtype), at::zeros({n}, dtype)},
+          torch = clone(ours);
       for (int64_t step = 1; step <= 10; ++step) {
         const at::Tensor g = normal({n}, dtype, 10 + static_cast<uint64_t>(step));
         AdamWStep a = step_of(step);
@@ -111,7 +122,9 @@ TEST(AdamW, RefusesWhatItCannotDo) {
     EXPECT_THROW(adamw_(w, m, v, g, ranges, step_of(1)), c10::Error);
 }
 
-uint32_t bits_of(const at::Tensor& x, int64_t i) { return std::bit_cast<uint32_t>(x.const_data_ptr<float>()[i]); }
+uint32_t bits_of(const at::Tensor& x, int64_t i) {
+  return std::bit_cast<uint32_t>(x.const_data_ptr<float>()[i]);
+}
 
 at::Tensor tensor_of(const std::vector<uint32_t>& bits) {
   at::Tensor x = at::empty({static_cast<int64_t>(bits.size())}, at::kFloat);
@@ -119,15 +132,17 @@ at::Tensor tensor_of(const std::vector<uint32_t>& bits) {
   return x;
 }
 
-// Every value but a NaN comes back bit for bit, also those whose bf16 half is rounded up to infinity; a NaN stays one, and its bf16
-// half is no number either.
+// Every value but a NaN comes back bit for bit, also those whose bf16 half is rounded up to
+// infinity; a NaN stays one, and its bf16 half is no number either.
 void expect_exact(const std::vector<uint32_t>& bits) {
-  const at::Tensor master = tensor_of(bits), hi = at::empty(master.sizes(), at::kBFloat16), lo = at::empty(master.sizes(), at::kShort);
+  const at::Tensor master = tensor_of(bits), hi = at::empty(master.sizes(), at::kBFloat16),
+                   lo = at::empty(master.sizes(), at::kShort);
   split_master(master, hi, lo);
   const at::Tensor joined = join_master(hi, lo);
   int64_t wrong = 0;
   for (int64_t i = 0; i < master.numel(); ++i) {
-    const float value = master.const_data_ptr<float>()[i], half = hi.const_data_ptr<at::BFloat16>()[i];
+    const float value = master.const_data_ptr<float>()[i],
+                half = hi.const_data_ptr<at::BFloat16>()[i];
     if (std::isnan(value)) {
       wrong += !std::isnan(joined.const_data_ptr<float>()[i]) || std::isfinite(half);
       continue;
@@ -141,7 +156,8 @@ void expect_exact(const std::vector<uint32_t>& bits) {
 }
 
 TEST(SplitMaster, EveryLowHalfAroundEverySpecialValue) {
-  for (uint32_t high : {0x0000u, 0x0001u, 0x007fu, 0x0080u, 0x3f80u, 0x7f7eu, 0x7f7fu, 0x7f80u, 0x7fffu}) {
+  for (uint32_t high :
+       {0x0000u, 0x0001u, 0x007fu, 0x0080u, 0x3f80u, 0x7f7eu, 0x7f7fu, 0x7f80u, 0x7fffu}) {
     std::vector<uint32_t> bits;
     for (uint32_t sign : {0u, 0x80000000u})
       for (uint32_t low = 0; low < 0x10000; ++low) bits.push_back(sign | high << 16 | low);
@@ -158,8 +174,10 @@ TEST(SplitMaster, FourMillionRandomPatterns) {
 }
 
 TEST(SplitMaster, InfinityStaysAndLargestFiniteComesBack) {
-  const float inf = std::numeric_limits<float>::infinity(), largest = std::numeric_limits<float>::max();
-  const at::Tensor master = tensor_of({std::bit_cast<uint32_t>(inf), std::bit_cast<uint32_t>(-inf), std::bit_cast<uint32_t>(largest)});
+  const float inf = std::numeric_limits<float>::infinity(),
+              largest = std::numeric_limits<float>::max();
+  const at::Tensor master = tensor_of({std::bit_cast<uint32_t>(inf), std::bit_cast<uint32_t>(-inf),
+                                       std::bit_cast<uint32_t>(largest)});
   at::Tensor hi = at::empty({3}, at::kBFloat16), lo = at::empty({3}, at::kShort);
   split_master(master, hi, lo);
   EXPECT_TRUE(std::isinf(hi[2].item<float>()));  // the weight that a model would see

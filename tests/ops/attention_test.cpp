@@ -20,8 +20,10 @@ struct Case {
   std::vector<int64_t> queries, keys;  // of each document
 
   std::string name() const {
-    std::string text = std::to_string(heads) + ":" + std::to_string(kv_heads) + " heads of " + std::to_string(head_dim) + ", docs";
-    for (size_t d = 0; d < queries.size(); ++d) text += " " + std::to_string(queries[d]) + "/" + std::to_string(keys[d]);
+    std::string text = std::to_string(heads) + ":" + std::to_string(kv_heads) + " heads of " +
+                       std::to_string(head_dim) + ", docs";
+    for (size_t d = 0; d < queries.size(); ++d)
+      text += " " + std::to_string(queries[d]) + "/" + std::to_string(keys[d]);
     return text;
   }
 };
@@ -54,7 +56,8 @@ double scale_of(const Case& c) { return 1 / std::sqrt(static_cast<double>(c.head
 Tensors inputs(const Case& c, at::ScalarType dtype) {
   const int64_t tokens = offsets(c.queries).back(), keys = offsets(c.keys).back();
   const std::vector<int64_t> q{tokens, c.heads, c.head_dim}, kv{keys, c.kv_heads, c.head_dim};
-  return {testing::normal(q, dtype, 1), testing::normal(kv, dtype, 2), testing::normal(kv, dtype, 3), testing::normal(q, dtype, 4)};
+  return {testing::normal(q, dtype, 1), testing::normal(kv, dtype, 2),
+          testing::normal(kv, dtype, 3), testing::normal(q, dtype, 4)};
 }
 
 // Plain attention, document by document, with libtorch's autograd: {out, dq, dk, dv}.
@@ -63,15 +66,20 @@ Tensors aten_attention(const Case& c, double scale, const Tensors& in) {
   auto forward = [&](const Tensors& in) -> Tensors {
     Tensors outs{in[0].slice(0, 0, 0)};
     for (size_t d = 0; d < c.queries.size(); ++d) {
-      auto of = [&](const at::Tensor& x, const std::vector<int64_t>& at) {  // [heads, rows, head_dim]
+      auto of = [&](const at::Tensor& x,
+                    const std::vector<int64_t>& at) {  // [heads, rows, head_dim]
         const at::Tensor rows = x.slice(0, at[d], at[d + 1]).transpose(0, 1);
         return rows.size(0) == c.heads ? rows : rows.repeat_interleave(c.heads / c.kv_heads, 0);
       };
-      const at::Tensor hidden = at::ones({c.queries[d], c.keys[d]}, at::kBool).triu(c.keys[d] - c.queries[d] + 1);
-      const at::Tensor scores = at::matmul(of(in[0], q_at), of(in[1], k_at).transpose(1, 2)) * scale;
-      outs.push_back(at::matmul(scores.masked_fill(hidden, -INFINITY).softmax(-1), of(in[2], k_at)).transpose(0, 1));
+      const at::Tensor hidden =
+          at::ones({c.queries[d], c.keys[d]}, at::kBool).triu(c.keys[d] - c.queries[d] + 1);
+      const at::Tensor scores =
+          at::matmul(of(in[0], q_at), of(in[1], k_at).transpose(1, 2)) * scale;
+      outs.push_back(at::matmul(scores.masked_fill(hidden, -INFINITY).softmax(-1), of(in[2], k_at))
+                         .transpose(0, 1));
     }
-    return {at::cat(outs) + (in[1].sum() + in[2].sum()) * 0};  // so that k and v have gradients in every case
+    return {at::cat(outs) +
+            (in[1].sum() + in[2].sum()) * 0};  // so that k and v have gradients in every case
   };
   return testing::with_gradients(forward, {in[0], in[1], in[2]}, in[3]);
 }
@@ -80,7 +88,8 @@ Tensors aten_attention(const Case& c, double scale, const Tensors& in) {
 Tensors our_attention(const Case& c, double scale, const Tensors& in) {
   const auto q_at = offsets(c.queries), k_at = offsets(c.keys);
   const auto [out, lse] = attention(in[0], in[1], in[2], q_at, k_at, scale);
-  const auto [dq, dk, dv] = attention_backward(in[3], in[0], in[1], in[2], out, lse, q_at, k_at, scale);
+  const auto [dq, dk, dv] =
+      attention_backward(in[3], in[0], in[1], in[2], out, lse, q_at, k_at, scale);
   return {out, dq, dk, dv, lse};
 }
 
@@ -95,9 +104,11 @@ TEST(Attention, EqualsAtenInValueAndGradient) {
       SCOPED_TRACE(c.name());
       const double scale = scale_of(c);
       const Tensors in = inputs(c, dtype);
-      for (const at::Tensor& x : our_attention(c, scale, in)) ASSERT_TRUE(x.scalar_type() == dtype || x.dim() == 2);
-      testing::expect_as_good_as_aten([&](const Tensors& in) { return without_lse(our_attention(c, scale, in)); },
-                                      [&](const Tensors& in) { return aten_attention(c, scale, in); }, in, kSlack);
+      for (const at::Tensor& x : our_attention(c, scale, in))
+        ASSERT_TRUE(x.scalar_type() == dtype || x.dim() == 2);
+      testing::expect_as_good_as_aten(
+          [&](const Tensors& in) { return without_lse(our_attention(c, scale, in)); },
+          [&](const Tensors& in) { return aten_attention(c, scale, in); }, in, kSlack);
     }
 }
 
@@ -113,8 +124,9 @@ TEST(Attention, LseIsTheLogOfTheDenominator) {
 
 TEST(Attention, LargeScoresDoNotOverflow) {
   const Case c{2, 2, 64, {1030}, {1030}};
-  testing::expect_as_good_as_aten([&](const Tensors& in) { return without_lse(our_attention(c, 30, in)); },
-                                  [&](const Tensors& in) { return aten_attention(c, 30, in); }, inputs(c, at::kFloat));
+  testing::expect_as_good_as_aten(
+      [&](const Tensors& in) { return without_lse(our_attention(c, 30, in)); },
+      [&](const Tensors& in) { return aten_attention(c, 30, in); }, inputs(c, at::kFloat));
 }
 
 TEST(Attention, BitsDoNotDependOnThreads) {
@@ -131,18 +143,20 @@ TEST(Attention, RefusesWhatItCannotDo) {
   const Tensors in = inputs(c, at::kFloat);
   const at::Tensor q = in[0], k = in[1], v = in[2];
   const std::vector<int64_t> at{0, 4, 8};
-  auto refuses = [&](const std::string& part, const at::Tensor& q, const at::Tensor& k, const std::vector<int64_t>& q_at,
-                     const std::vector<int64_t>& k_at) {
+  auto refuses = [&](const std::string& part, const at::Tensor& q, const at::Tensor& k,
+                     const std::vector<int64_t>& q_at, const std::vector<int64_t>& k_at) {
     testing::expect_error([&] { attention(q, k, v, q_at, k_at, 1); }, part);
   };
   EXPECT_NO_THROW(attention(q, k, v, at, at, 1));
-  refuses("heads: expected a multiple of kv_heads = 2, got 3", q.slice(1, 0, 3).contiguous(), k, at, at);
+  refuses("heads: expected a multiple of kv_heads = 2, got 3", q.slice(1, 0, 3).contiguous(), k, at,
+          at);
   refuses("q: expected", q.transpose(0, 1), k, at, at);
   refuses("k: expected", q, k.to(at::kDouble), at, at);
   refuses("q_offsets: expected 0 … 8, got [0, 4, 7]", q, k, {0, 4, 7}, at);
   refuses("q_offsets: expected ascending numbers", q, k, {0, 9, 8}, at);
   refuses("k_offsets: expected 2 numbers as in q_offsets, got 3", q, k, {0, 8}, at);
-  refuses("document 0: expected at least as many keys as its 5 queries, got 4", q, k, {0, 5, 8}, at);
+  refuses("document 0: expected at least as many keys as its 5 queries, got 4", q, k, {0, 5, 8},
+          at);
 }
 
 }  // namespace

@@ -20,17 +20,20 @@ struct Case {
   int64_t tokens, hidden, vocab, max_logits;
 };
 
-// One chunk, many, one token a chunk; more columns of tiles than rows; vocabularies and widths that are no multiples of a vector.
+// One chunk, many, one token a chunk; more columns of tiles than rows; vocabularies and widths that
+// are no multiples of a vector.
 std::vector<Case> cases() {
-  return {{1, 8, 2, 1 << 22},     {0, 8, 16, 1 << 22},      {77, 20, 33, 1 << 22},     {300, 48, 1000, 1 << 22},
-          {300, 48, 1000, 40000}, {5, 16, 50, 1},           {40, 136, 5000, 1 << 22},  {140, 24, 4100, 1 << 22}};
+  return {{1, 8, 2, 1 << 22},       {0, 8, 16, 1 << 22},     {77, 20, 33, 1 << 22},
+          {300, 48, 1000, 1 << 22}, {300, 48, 1000, 40000},  {5, 16, 50, 1},
+          {40, 136, 5000, 1 << 22}, {140, 24, 4100, 1 << 22}};
 }
 
 // {x, w, labels}; every fifth token is not scored.
 Tensors inputs(const Case& c, at::ScalarType dtype) {
   at::Tensor labels = (at::arange(c.tokens, at::kLong) * 7919).remainder(c.vocab);
   labels.slice(0, 2, std::max<int64_t>(c.tokens, 2), 5).fill_(kIgnore);
-  return {testing::normal({c.tokens, c.hidden}, dtype, 1), testing::normal({c.vocab, c.hidden}, dtype, 2), labels};
+  return {testing::normal({c.tokens, c.hidden}, dtype, 1),
+          testing::normal({c.vocab, c.hidden}, dtype, 2), labels};
 }
 
 // {loss, dx, dw}, the gradients those of kSeed · loss with libtorch's autograd.
@@ -56,7 +59,8 @@ TEST(LinearCrossEntropy, EqualsAtenInValueAndGradient) {
   for (const Case& c : cases())
     for (auto dtype : testing::kTypes) {
       SCOPED_TRACE(std::to_string(c.tokens) + " tokens, vocabulary " + std::to_string(c.vocab));
-      testing::expect_as_good_as_aten([&](const Tensors& in) { return our_loss(c, in); }, aten_loss, inputs(c, dtype));
+      testing::expect_as_good_as_aten([&](const Tensors& in) { return our_loss(c, in); }, aten_loss,
+                                      inputs(c, dtype));
     }
 }
 
@@ -81,7 +85,8 @@ TEST(LinearCrossEntropy, LargeLogitsDoNotOverflow) {
   const Case c{9, 16, 40, 400};
   Tensors in = inputs(c, at::kFloat);
   in[0] *= 1000;
-  testing::expect_as_good_as_aten([&](const Tensors& in) { return our_loss(c, in); }, aten_loss, in);
+  testing::expect_as_good_as_aten([&](const Tensors& in) { return our_loss(c, in); }, aten_loss,
+                                  in);
 }
 
 TEST(LinearCrossEntropy, BitsDoNotDependOnThreads) {
@@ -98,8 +103,9 @@ TEST(LinearCrossEntropy, NamesTheLabelThatIsOutside) {
   for (int64_t bad : {10, -1, -101}) {
     Tensors in = inputs(c, at::kFloat);
     in[2][4] = bad;
-    testing::expect_error([&] { linear_cross_entropy(in[0], in[1], in[2], kSeed, {}, c.max_logits); },
-                          "labels[4]: expected 0 … 9 or -100 (not scored), got " + std::to_string(bad));
+    testing::expect_error(
+        [&] { linear_cross_entropy(in[0], in[1], in[2], kSeed, {}, c.max_logits); },
+        "labels[4]: expected 0 … 9 or -100 (not scored), got " + std::to_string(bad));
   }
 }
 

@@ -77,23 +77,25 @@ def check_forward(case, folder, loose):
         kept = {k for k in want if k in ("logits", "loss") or k.startswith("experts.")}
         if bare.keys() != kept or any(not torch.equal(bare[k], got[k]) for k in kept & got.keys()):
             yield f"{name} without --grads", ["writes other names or other bits than with it"]
-    yield from check_bf16(folder, ids, labels, exact)
+    yield from check_bf16(folder, ids, labels, exact, loose)
 
 
-def check_bf16(folder, ids, labels, exact):
+def check_bf16(folder, ids, labels, exact, loose):
+    """As near to the exact answer as transformers in bf16, for the middle token: a token that goes to another expert is far off."""
     got = forward(folder, f"{folder}/ids.st", f"{folder}/out.st", "--grads", "--dtype", "bf16")
     peer = reference.run(folder, ids, labels, "bfloat16")[0]
     off, theirs = (abs(x["loss"].item() - exact["loss"].item()) for x in (got, peer))
-    rms = [((x["logits"].double() - exact["logits"]).square().mean().sqrt() / exact["logits"].square().mean().sqrt()).item() for x in (got, peer)]
+    middle, peers = ((x["logits"].double() - exact["logits"]).square().mean(-1).sqrt().median().item() for x in (got, peer))
+    allowed = BF16_LOSS * (4 if loose else 1)
     wrong = [f"{k}: not in F32" for k, v in got.items() if v.is_floating_point() and v.dtype != torch.float32]
     wrong += [f"{k}: not finite" for k, v in got.items() if v.is_floating_point() and not v.isfinite().all()]
     if got.keys() != exact.keys():
         wrong.append(f"other names than in fp64: {sorted(got.keys() ^ exact.keys())[:3]}")
-    if not off <= BF16_LOSS:
-        wrong.append(f"loss: off by {off:.1e}, allowed {BF16_LOSS:.0e}")
-    if not rms[0] <= 2 * rms[1] + 2.5e-2:
-        wrong.append(f"logits: rms error {rms[0]:.1e}, transformers' in bf16 is {rms[1]:.1e}")
-    yield f"bf16 loss off by {off:.1e} (transformers {theirs:.1e}), logits' rms error {rms[0]:.1e} ({rms[1]:.1e})", wrong
+    if not off <= allowed:
+        wrong.append(f"loss: off by {off:.1e}, allowed {allowed:.0e}")
+    if not middle <= 1.5 * peers:
+        wrong.append(f"logits: the middle token's rms error is {middle:.1e}, transformers' in bf16 {peers:.1e}")
+    yield f"bf16 loss off by {off:.1e} (transformers {theirs:.1e}), middle token's logits by {middle:.1e} ({peers:.1e})", wrong
 
 
 def check_steps(case, folder, count):

@@ -57,5 +57,4 @@ def main(folder):
     save_file(tensors, f"{folder}/theirs.safetensors", metadata={"format": "pt"})
 
 
-if __name__ == "__main__":
-    main(sys.argv[1])
+main(sys.argv[1])

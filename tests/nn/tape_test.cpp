@@ -1,0 +1,274 @@
+// Every gradient of every layer, in fp64, against finite differences of its own forward.
+#include "nn/tape.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include "nn/attention.h"
+#include "nn/experts.h"
+#include "nn/linear.h"
+#include "nn/norm.h"
+#include "nn/router.h"
+
+namespace conclave::nn {
+namespace {
+
+at::Tensor random(std::vector<int64_t> shape, unsigned seed) {  // −1 … 1
+  std::mt19937 draw(seed);
+  at::Tensor x = at::empty(shape, at::kDouble);
+  for (int64_t i = 0; i < x.numel(); ++i)
+    x.mutable_data_ptr<double>()[i] = static_cast<double>(draw()) / 2147483648.0 - 1;
+  return x;
+}
+
+// A layer with its weights in one unit and its inputs. `run` leaves what it adds to the loss beside
+// its output in `extra`.
+struct Case {
+  Unit dense{"dense", at::kDouble}, experts{"experts", at::kDouble};
+  Weights weights{"", dense, &experts};
+  std::vector<at::Tensor> inputs;
+  std::function<Value(Tape&, const std::vector<Value>&)> run;
+  double extra = 0;
+
+  void fill() {
+    for (Unit* u : {&dense, &experts}) {
+      u->bind(random({u->layout().numel}, 3));
+      u->bind_grad(at::zeros({u->layout().numel}, at::kDouble));
+    }
+  }
+  std::vector<Value> values(Tape& tape) {
+    std::vector<Value> v;
+    for (const auto& x : inputs) v.push_back(tape.input(x));
+    return v;
+  }
+  // Σ output · seed, plus what the layer adds by itself.
+  double loss() {
+    Tape tape(false);
+    const Value out = run(tape, values(tape));
+    return out.data.mul(random(out.data.sizes().vec(), 4)).sum().item().toDouble() + extra;
+  }
+  // Gradients of the inputs, then those of the units.
+  std::vector<at::Tensor> gradients(std::set<std::string> recompute = {}) {
+    for (Unit* u : {&dense, &experts}) u->grad().zero_();
+    Tape tape(true, std::move(recompute));
+    const auto in = values(tape);
+    const Value out = run(tape, in);
+    tape.seed(out, random(out.data.sizes().vec(), 4));
+    tape.run_backward();
+    tape.run_weight_gradients();
+    std::vector<at::Tensor> g;
+    for (const auto& v : in) g.push_back(tape.take_grad(v));
+    g.push_back(dense.grad().clone());
+    g.push_back(experts.grad().clone());
+    return g;
+  }
+};
+
+// d loss / d *entry by the five-point formula, whose error is of the fourth order.
+double difference(Case& c, double* entry) {
+  const double h = 1e-3, at = *entry;
+  auto loss = [&](double step) {
+    *entry = at + step * h;
+    return c.loss();
+  };
+  const double d = (loss(-2) - 8 * loss(-1) + 8 * loss(1) - loss(2)) / (12 * h);
+  *entry = at;
+  return d;
+}
+
+void expect_gradients(Case& c) {
+  const auto got = c.gradients();
+  std::vector<at::Tensor> points = c.inputs;
+  points.insert(points.end(), {c.dense.data(), c.experts.data()});
+  ASSERT_EQ(got.size(), points.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (points[i].numel() == 0) continue;
+    const at::Tensor g = got[i].contiguous();
+    ASSERT_EQ(g.numel(), points[i].numel()) << "gradient " << i;
+    for (int64_t j = 0; j < g.numel(); ++j) {
+      const double want = difference(c, points[i].mutable_data_ptr<double>() + j);
+      ASSERT_NEAR(g.const_data_ptr<double>()[j], want, 1e-9 * std::max(1.0, std::abs(want)))
+          << "gradient " << i << " entry " << j;
+    }
+  }
+  // Recompute of every class: the same bits.
+  const auto again = c.gradients(
+      {"norm", "qkv", "rotary", "attention", "linear", "gate_up", "swiglu", "experts_out"});
+  for (size_t i = 0; i < got.size(); ++i)
+    EXPECT_EQ(std::memcmp(got[i].contiguous().const_data_ptr(),
+                          again[i].contiguous().const_data_ptr(), got[i].nbytes()),
+              0)
+        << "gradient " << i << " with recompute";
+}
+
+TEST(Tape, LinearWithBias) {
+  Case c;
+  Weight& w = c.weights.add("w.weight", {4, 3});
+  Weight& b = c.weights.add("w.bias", {4});
+  c.inputs = {random({5, 3}, 1)};
+  c.run = [&](Tape& t, const auto& in) { return linear(t, in[0], w, &b); };
+  c.fill();
+  expect_gradients(c);
+}
+
+TEST(Tape, GradientOfTheBiasIsTheSumOverTokens) {
+  Case c;
+  Weight& w = c.weights.add("w.weight", {4, 3});
+  Weight& b = c.weights.add("w.bias", {4});
+  c.inputs = {random({5, 3}, 1)};
+  c.run = [&](Tape& t, const auto& in) { return linear(t, in[0], w, &b); };
+  c.fill();
+  const auto g = c.gradients();
+  const at::Tensor dy = random({5, 4}, 4);
+  EXPECT_LT((b.grad().sub(dy.sum(0))).abs().max().item().toDouble(), 1e-14);
+  EXPECT_LT((w.grad().sub(dy.t().matmul(c.inputs[0]))).abs().max().item().toDouble(), 1e-14);
+  EXPECT_LT((g[0].sub(dy.matmul(w.data()))).abs().max().item().toDouble(), 1e-14);
+}
+
+TEST(Tape, RmsNorm) {
+  Case c;
+  Weight& w = c.weights.add("w.weight", {6});
+  c.inputs = {random({5, 6}, 1)};
+  c.run = [&](Tape& t, const auto& in) { return rms_norm(t, in[0], w, 1e-6); };
+  c.fill();
+  expect_gradients(c);
+}
+
+TEST(Tape, DenseSwiglu) {
+  Case c;
+  Weight& gate_up = c.weights.add_stack("{gate,up}.weight", {10, 4});
+  Weight& down = c.weights.add("down.weight", {4, 5});
+  c.inputs = {random({6, 4}, 1)};
+  c.run = [&](Tape& t, const auto& in) {
+    return add(t, in[0], dense_swiglu(t, in[0], gate_up, down));
+  };
+  c.fill();
+  expect_gradients(c);
+}
+
+TEST(Tape, GroupedSwigluWithRoutingWeightsAndAnIdleExpert) {
+  Case c;
+  Weight& gate_up = c.weights.add_experts("{}.{gate,up}.weight", {3, 6, 4});
+  Weight& down = c.weights.add_experts("{}.down.weight", {3, 4, 3});
+  c.inputs = {random({7, 4}, 1), random({7}, 2)};
+  c.run = [&](Tape& t, const auto& in) {
+    const std::vector<int64_t> offsets{0, 2, 2, 7};
+    return grouped_swiglu(t, {in[0], in[1], at::tensor(offsets, at::kLong)}, gate_up, down);
+  };
+  c.fill();
+  expect_gradients(c);
+}
+
+TEST(Tape, RouterWithItsAuxiliaryLoss) {
+  for (bool renormalise : {true, false})
+    for (double coef : {0.0, 0.3}) {
+      Case c;
+      Weight& w = c.weights.add("gate.weight", {5, 4});
+      c.inputs = {random({9, 4}, 1)};
+      Rows rows;
+      rows.row_offsets = {0, 4, 9};
+      rows.aux_seed = 0.5;
+      c.run = [&](Tape& t, const auto& in) {
+        Routed r =
+            route(t, in[0], w, rows, {.top_k = 2, .renormalise = renormalise, .aux_coef = coef});
+        EXPECT_EQ(r.loads.sum().item().toLong(), 18);
+        EXPECT_EQ(r.aux != 0, coef != 0);
+        c.extra = r.aux;
+        return r.weights;
+      };
+      c.fill();
+      c.dense.data().mul_(3);
+      SCOPED_TRACE(std::to_string(renormalise) + " " + std::to_string(coef));
+      expect_gradients(c);
+    }
+}
+
+TEST(Tape, HeadNormRotaryAndAttentionOverDocuments) {
+  Case c;
+  const int64_t tokens = 7, heads = 4, kv_heads = 2, head_dim = 4, hidden = 5;
+  Weight& q = c.weights.add("q.weight", {heads * head_dim, hidden});
+  Weight& k = c.weights.add("k.weight", {kv_heads * head_dim, hidden});
+  Weight& v = c.weights.add("v.weight", {kv_heads * head_dim, hidden});
+  Weight& o = c.weights.add("o.weight", {hidden, heads * head_dim});
+  Weight& q_norm = c.weights.add("q_norm.weight", {head_dim});
+  Weight& k_norm = c.weights.add("k_norm.weight", {head_dim});
+  const auto table = ops::rotary_table(8, head_dim, 100, at::kDouble);
+  Rows rows;
+  rows.doc_offsets = {0, 3, 7};
+  rows.positions = at::cat({at::arange(3, at::kLong), at::arange(4, at::kLong)});
+  c.inputs = {random({tokens, hidden}, 1)};
+  c.run = [&](Tape& t, const auto& in) {
+    Value turned_q =
+        head_norm_rotary(t, linear(t, in[0], q, nullptr, "qkv"), q_norm, 1e-6, rows, table);
+    Value turned_k =
+        head_norm_rotary(t, linear(t, in[0], k, nullptr, "qkv"), k_norm, 1e-6, rows, table);
+    Value values = linear(t, in[0], v, nullptr, "qkv");
+    return linear(t, attention(t, turned_q, turned_k, values, rows, 0.5, 0), o);
+  };
+  c.fill();
+  expect_gradients(c);
+}
+
+TEST(Tape, EmbeddingAddsUpRepeatedIds) {
+  Case c;
+  Weight& w = c.weights.add("w.weight", {4, 3});
+  const std::vector<int64_t> ids{2, 0, 2, 3};
+  c.run = [&](Tape& t, const auto&) { return embedding(t, at::tensor(ids, at::kLong), w); };
+  c.fill();
+  expect_gradients(c);
+}
+
+TEST(Tape, GradientsOfAValueThatIsUsedTwiceAddUp) {
+  Tape tape;
+  const Value x = tape.input(random({3}, 1));
+  const Value y = add(tape, add(tape, x, x), x);
+  tape.seed(y, at::ones({3}, at::kDouble));
+  tape.run_backward();
+  EXPECT_EQ(tape.take_grad(x).sum().item().toDouble(), 9);
+  EXPECT_FALSE(tape.take_grad(x).defined());  // taken
+}
+
+TEST(Tape, DeferredWeightGradientsWaitForTheirCall) {
+  Case c;
+  Weight& w = c.weights.add("w.weight", {4, 3});
+  c.fill();
+  Tape tape;
+  const Value y = linear(tape, tape.input(random({5, 3}, 1)), w);
+  tape.seed(y, random({5, 4}, 4));
+  tape.run_backward();
+  EXPECT_TRUE(tape.has_weight_gradients());
+  EXPECT_EQ(w.grad().abs().sum().item().toDouble(), 0);
+  tape.run_weight_gradients();
+  EXPECT_FALSE(tape.has_weight_gradients());
+  EXPECT_GT(w.grad().abs().sum().item().toDouble(), 0);
+}
+
+TEST(Tape, CountsEachStorageOnceAndRecomputedClassesNotAtAll) {
+  Case c;
+  Weight& w = c.weights.add("w.weight", {4, 4});
+  Weight& norm = c.weights.add("norm.weight", {4});
+  c.fill();
+  auto bytes = [&](bool recording, std::set<std::string> recompute) {
+    Tape tape(recording, std::move(recompute));
+    const Value n = rms_norm(tape, tape.input(random({5, 4}, 1)), norm, 1e-6);
+    linear(tape, n, w);
+    linear(tape, n, w);
+    return tape.saved_bytes();
+  };
+  const std::map<std::string, int64_t> kept{{"norm", 160}, {"other", 160}, {"statistics", 40}};
+  EXPECT_EQ(bytes(true, {}), kept);
+  const std::map<std::string, int64_t> fewer{{"other", 160}, {"statistics", 40}};
+  EXPECT_EQ(bytes(true, {"norm"}), fewer);
+  EXPECT_TRUE(bytes(false, {}).empty());
+}
+
+}  // namespace
+}  // namespace conclave::nn

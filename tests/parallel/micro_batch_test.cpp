@@ -1,0 +1,222 @@
+// The seams: weights come and go, tensors are made again, weight gradients wait, segments of two
+// micro-batches alternate, and the gradients stay what they are.
+#include "parallel/micro_batch.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "parallel/tiny.h"
+
+namespace conclave::parallel {
+namespace {
+
+using testing::Tiny;
+
+RunOptions options(std::set<std::string> recompute = {}, bool defer = false) {
+  return {
+      .recompute = std::move(recompute), .defer_weight_gradients = defer, .loss_seed = 1.0 / 17};
+}
+
+Batch batch(int first, int last) {
+  Batch b = testing::packed_rows(first, last);
+  b.rows.aux_seed = 0.25;
+  return b;
+}
+
+std::vector<at::Tensor> gradients(RunOptions run = options(), UnitsOptions units = {},
+                                  std::map<std::string, int64_t>* saved = nullptr) {
+  Tiny tiny(units);
+  MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 4), run);
+  micro.forward();
+  if (saved) *saved = micro.saved_bytes();
+  micro.backward();
+  if (run.defer_weight_gradients) micro.run_weight_gradients();
+  return tiny.gradients();
+}
+
+void expect_same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_GT(testing::largest(a[i]), 0) << "unit " << i;
+    EXPECT_TRUE(testing::same_bits(a[i], b[i])) << "unit " << i;
+  }
+}
+
+void expect_close(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b,
+                  double relative) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i)
+    EXPECT_LE(testing::largest(a[i].sub(b[i])), relative * testing::largest(b[i])) << "unit " << i;
+}
+
+const std::set<std::string> kClasses = {"norm",   "qkv",      "rotary",  "attention",
+                                        "linear", "dispatch", "gate_up", "swiglu"};
+
+TEST(MicroBatch, ReleasedAndRefilledWeights) {
+  const UnitsOptions release{.release_after_use = true};
+  expect_same_bits(gradients(), gradients(options(), release));
+  // A segment that makes tensors again may need the weights of the one before it.
+  expect_same_bits(gradients(), gradients(options(kClasses), release));
+  expect_same_bits(gradients(), gradients(options({"norm", "dispatch"}, true), release));
+
+  Tiny tiny(release);
+  MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 4), options());
+  micro.forward();
+  for (const auto& unit : tiny.decoder.units) EXPECT_FALSE(unit->data().defined()) << unit->name();
+}
+
+TEST(MicroBatch, RecomputeByClass) {
+  auto total = [](const std::map<std::string, int64_t>& bytes) {
+    int64_t sum = 0;
+    for (const auto& [name, b] : bytes) sum += b;
+    return sum;
+  };
+  std::map<std::string, int64_t> kept;
+  const auto want = gradients(options(), {}, &kept);
+  for (const std::string& name : kClasses) {
+    SCOPED_TRACE(name);
+    std::map<std::string, int64_t> saved;
+    expect_same_bits(want, gradients(options({name}), {}, &saved));
+    EXPECT_EQ(saved.count(name), 0u);
+    // The attention's output projection goes into a sum, which keeps nothing.
+    if (name == "linear")
+      EXPECT_EQ(total(saved), total(kept));
+    else
+      EXPECT_EQ(total(saved), total(kept) - kept.at(name));
+  }
+  std::map<std::string, int64_t> saved;
+  expect_same_bits(want, gradients(options(kClasses), {}, &saved));
+  for (const std::string& name : kClasses) EXPECT_EQ(saved.count(name), 0u) << name;
+  EXPECT_LT(total(saved), total(kept) / 2);
+}
+
+TEST(MicroBatch, DeferredWeightGradients) {
+  expect_same_bits(gradients(), gradients(options({}, true)));
+  expect_same_bits(gradients(), gradients(options(kClasses, true)));
+}
+
+TEST(MicroBatch, DeferredMeansAfterTheWholeBackward) {
+  Tiny tiny;
+  MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 4), options({}, true));
+  micro.forward();
+  micro.backward();
+  // The head's gradient comes with the loss; of the others there is none yet.
+  for (auto& s : tiny.units.shards()) {
+    if (s.unit == tiny.decoder.head_unit) continue;
+    EXPECT_EQ(testing::largest(s.grad), 0) << s.unit->name();
+  }
+  micro.run_weight_gradients();
+  for (auto& s : tiny.units.shards()) EXPECT_GT(testing::largest(s.grad), 0) << s.unit->name();
+}
+
+// Two micro-batches; letters say whose next segment runs: forward ascending, then backward
+// descending.
+std::vector<at::Tensor> interleaved(const std::string& order, UnitsOptions units = {},
+                                    RunOptions run = options()) {
+  Tiny tiny(units);
+  MicroBatch a(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 2), run);
+  MicroBatch b(tiny.decoder, tiny.units, tiny.dispatcher, batch(2, 4), run);
+  const int n = static_cast<int>(a.segments().size());
+  int done[2] = {0, 0};
+  auto next = [&](MicroBatch& micro, int& i) {
+    if (i < n)
+      micro.forward(i);
+    else
+      micro.backward(2 * n - 1 - i);
+    ++i;
+  };
+  for (size_t i = 0; done[0] + done[1] < 4 * n; ++i) {
+    const size_t which = order[i % order.size()] == 'a' ? 0 : 1;
+    if (done[which] < 2 * n) next(which == 0 ? a : b, done[which]);
+  }
+  if (run.defer_weight_gradients) a.run_weight_gradients(), b.run_weight_gradients();
+  return tiny.gradients();
+}
+
+TEST(MicroBatch, Interleaved) {
+  const std::string one_after_the_other = std::string(64, 'a') + std::string(64, 'b');
+  const auto want = interleaved(one_after_the_other);
+  // a before b at every segment: the same additions in the same order.
+  expect_same_bits(want, interleaved("ab"));
+  expect_same_bits(want, interleaved("aab"));
+  // Another order of additions.
+  for (const char* order : {"ba", "abb", "baabb", "aaaaabbbb"}) {
+    SCOPED_TRACE(order);
+    expect_close(interleaved(order), want, 1e-14);
+  }
+  expect_close(interleaved(std::string(64, 'b') + std::string(64, 'a')), want, 1e-14);
+  expect_same_bits(want, interleaved("ab", {.release_after_use = true}, options(kClasses, true)));
+}
+
+double total_loss(Tiny& tiny, Batch b) {
+  RunOptions run = options();
+  run.training = false;
+  MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, std::move(b), run);
+  micro.forward();
+  return micro.loss_sum() * run.loss_seed + micro.aux();
+}
+
+void expect_finite_differences(const nlohmann::json& config) {
+  Tiny tiny({}, config);
+  MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 4), options());
+  micro.forward();
+  micro.backward();
+  EXPECT_GT(micro.aux(), 0);
+  const double h = 1e-4;
+  for (const auto& unit : tiny.decoder.units)
+    for (const auto& w : unit->weights()) {
+      double* data = unit->data().mutable_data_ptr<double>() + w->at().begin;
+      const at::Tensor grad = w->grad().contiguous().view({-1});
+      const int64_t n = w->numel(), most = grad.abs().argmax().item().toLong();
+      for (int64_t i : {most, int64_t{0}, n / 3, 2 * n / 3, n - 1}) {
+        const double at = data[i];
+        auto loss = [&](double step) {
+          data[i] = at + step * h;
+          return total_loss(tiny, batch(0, 4));
+        };
+        const double want = (loss(-2) - 8 * loss(-1) + 8 * loss(1) - loss(2)) / (12 * h);
+        data[i] = at;
+        const double got = grad.const_data_ptr<double>()[i];
+        EXPECT_NEAR(got, want, 1e-6 * std::abs(want) + 1e-10) << w->name() << " entry " << i;
+      }
+    }
+}
+
+TEST(MicroBatch, GradientsAreFiniteDifferences) {
+  expect_finite_differences(testing::tiny_config());
+}
+
+TEST(MicroBatch, GradientsAreFiniteDifferencesWithATiedHead) {
+  auto config = testing::tiny_config();
+  config["tie_word_embeddings"] = true;
+  config["norm_topk_prob"] = false;
+  expect_finite_differences(config);
+}
+
+TEST(MicroBatch, APackedRowIsItsDocumentsAlone) {
+  // Without the auxiliary loss, which balances over a row, whatever its documents.
+  auto config = testing::tiny_config();
+  config["router_aux_loss_coef"] = 0.0;
+  Tiny together({}, config), alone({}, config);
+  MicroBatch packed(together.decoder, together.units, together.dispatcher, batch(0, 4), options());
+  packed.forward();
+  packed.backward();
+  double loss = 0;
+  int64_t scored = 0;
+  for (int r = 0; r < 4; ++r)
+    for (int d = 0; d < static_cast<int>(testing::kRows[static_cast<size_t>(r)].size()); ++d) {
+      MicroBatch one(alone.decoder, alone.units, alone.dispatcher, testing::make_batch({{{r, d}}}),
+                     options());
+      one.forward();
+      one.backward();
+      loss += one.loss_sum();
+      scored += one.scored();
+    }
+  EXPECT_NEAR(packed.loss_sum(), loss, 1e-12 * loss);
+  EXPECT_EQ(packed.scored(), scored);
+  expect_close(together.gradients(), alone.gradients(), 1e-12);
+}
+
+}  // namespace
+}  // namespace conclave::parallel
