@@ -1,5 +1,6 @@
-// CPU ops beside what a user would call instead in ATen. `ops_bench --benchmark_filter=linear`; threads by OMP_NUM_THREADS.
-// Reports FLOP/s for products, bytes/s (read + written once each) for the rest, in the middle of runs of real time.
+// CPU ops beside what a user would call instead in ATen. `ops_bench --benchmark_filter=linear`;
+// threads by OMP_NUM_THREADS. Reports FLOP/s for products, bytes/s (read + written once each) for
+// the rest, in the middle of runs of real time.
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/mm.h>
@@ -23,7 +24,9 @@ using benchmark::Counter;
 using benchmark::State;
 using namespace conclave;
 
-at::Tensor normal(at::IntArrayRef sizes, at::ScalarType dtype) { return at::randn(sizes).to(dtype); }
+at::Tensor normal(at::IntArrayRef sizes, at::ScalarType dtype) {
+  return at::randn(sizes).to(dtype);
+}
 
 template <class F>
 void run(State& state, const char* unit, double work, const F& f) {
@@ -36,22 +39,28 @@ void run(State& state, const char* unit, double work, const F& f) {
 struct Sizes {
   int64_t tokens, in, out;
 };
-constexpr Sizes kDense[] = {{1024, 512, 512}, {1024, 512, 128}, {1024, 512, 16}, {1024, 512, 8192}, {2048, 256, 768}};
+constexpr Sizes kDense[] = {
+    {1024, 512, 512}, {1024, 512, 128}, {1024, 512, 16}, {1024, 512, 8192}, {2048, 256, 768}};
 
 void dense(at::ScalarType dtype, const std::string& type) {
   for (auto [tokens, in, out] : kDense) {
-    const at::Tensor x = normal({tokens, in}, dtype), w = normal({out, in}, dtype), dy = normal({tokens, out}, dtype);
+    const at::Tensor x = normal({tokens, in}, dtype), w = normal({out, in}, dtype),
+                     dy = normal({tokens, out}, dtype);
     const at::Tensor dw = at::zeros({out, in});
     const double flops = 2.0 * double(tokens) * double(in) * double(out);
-    const std::string at = type + "/" + std::to_string(tokens) + "x" + std::to_string(in) + "x" + std::to_string(out);
+    const std::string at =
+        type + "/" + std::to_string(tokens) + "x" + std::to_string(in) + "x" + std::to_string(out);
     auto add = [&](const std::string& name, auto f) {
-      benchmark::RegisterBenchmark((name + at).c_str(), [=](State& s) { run(s, "FLOP/s", flops, f); })->UseRealTime();
+      benchmark::RegisterBenchmark((name + at).c_str(), [=](State& s) {
+        run(s, "FLOP/s", flops, f);
+      })->UseRealTime();
     };
     add("linear/ours/", [=] { return ops::linear(x, w); });
     add("linear/aten/", [=] { return at::mm(x, w.t()); });
     add("linear_backward_input/ours/", [=] { return ops::linear_backward_input(dy, w); });
     add("linear_backward_input/aten/", [=] { return at::mm(dy, w); });
-    add("linear_backward_weight/ours/", [=] { return ops::linear_backward_weight_(dw, dy, x), dw; });
+    add("linear_backward_weight/ours/",
+        [=] { return ops::linear_backward_weight_(dw, dy, x), dw; });
     add("linear_backward_weight/aten/", [=] { return at::mm(dy.t(), x); });
   }
 }
@@ -59,46 +68,65 @@ void dense(at::ScalarType dtype, const std::string& type) {
 void grouped(at::ScalarType dtype, const std::string& type) {
   for (auto [rows, in, out] : {Sizes{4096, 512, 512}, {4096, 256, 512}, {2048, 256, 256}}) {
     constexpr int64_t kExperts = 16;
-    std::vector<int64_t> offsets(kExperts + 1);  // uneven: the last expert gets three times what the first does
-    for (int64_t e = 0; e <= kExperts; ++e) offsets[e] = rows * e * (kExperts + e) / (2 * kExperts * kExperts);
+    std::vector<int64_t> offsets(
+        kExperts + 1);  // uneven: the last expert gets three times what the first does
+    for (int64_t e = 0; e <= kExperts; ++e)
+      offsets[e] = rows * e * (kExperts + e) / (2 * kExperts * kExperts);
     const at::Tensor ends = at::tensor(offsets), ends32 = ends.slice(0, 1).to(at::kInt);
-    const at::Tensor x = normal({rows, in}, dtype), w = normal({kExperts, out, in}, dtype), dy = normal({rows, out}, dtype);
+    const at::Tensor x = normal({rows, in}, dtype), w = normal({kExperts, out, in}, dtype),
+                     dy = normal({rows, out}, dtype);
     const at::Tensor dw = at::zeros({kExperts, out, in});
     const double flops = 2.0 * double(rows) * double(in) * double(out);
-    const std::string at = type + "/" + std::to_string(rows) + "x" + std::to_string(in) + "x" + std::to_string(out);
+    const std::string at =
+        type + "/" + std::to_string(rows) + "x" + std::to_string(in) + "x" + std::to_string(out);
     auto add = [&](const std::string& name, auto f) {
-      benchmark::RegisterBenchmark((name + at).c_str(), [=](State& s) { run(s, "FLOP/s", flops, f); })->UseRealTime();
+      benchmark::RegisterBenchmark((name + at).c_str(), [=](State& s) {
+        run(s, "FLOP/s", flops, f);
+      })->UseRealTime();
     };
     add("grouped/ours/", [=] { return ops::grouped_linear(x, w, ends); });
     add("grouped/aten/", [=] { return at::_grouped_mm(x, w.transpose(1, 2), ends32); });
-    add("grouped_backward_weight/ours/", [=] { return ops::grouped_linear_backward_weight_(dw, dy, x, ends), dw; });
+    add("grouped_backward_weight/ours/",
+        [=] { return ops::grouped_linear_backward_weight_(dw, dy, x, ends), dw; });
     add("grouped_backward_weight/aten/", [=] { return at::_grouped_mm(dy.t(), x, ends32); });
   }
 }
 
 void rows(at::ScalarType dtype, const std::string& type) {
   constexpr int64_t kTokens = 4096, kHidden = 512, kTopK = 4;
-  const at::Tensor x = normal({kTokens, kHidden}, dtype), weight = normal({kHidden}, dtype), dy = normal({kTokens, kHidden}, dtype);
-  const at::Tensor rstd = ops::rms_norm(x, weight, 1e-6).rstd, gate_up = normal({kTokens, 2 * kHidden}, dtype);
+  const at::Tensor x = normal({kTokens, kHidden}, dtype), weight = normal({kHidden}, dtype),
+                   dy = normal({kTokens, kHidden}, dtype);
+  const at::Tensor rstd = ops::rms_norm(x, weight, 1e-6).rstd,
+                   gate_up = normal({kTokens, 2 * kHidden}, dtype);
   const double bytes = double(x.nbytes());
   auto add = [&](const std::string& name, double work, auto f) {
-    benchmark::RegisterBenchmark((name + type).c_str(), [=](State& s) { run(s, "B/s", work, f); })->UseRealTime();
+    benchmark::RegisterBenchmark((name + type).c_str(), [=](State& s) {
+      run(s, "B/s", work, f);
+    })->UseRealTime();
   };
   add("rms_norm/ours/", 2 * bytes, [=] { return ops::rms_norm(x, weight, 1e-6).y; });
   add("rms_norm/aten/", 2 * bytes, [=] { return at::rms_norm(x, {kHidden}, weight, 1e-6); });
-  add("rms_norm_backward/ours/", 3 * bytes, [=] { return ops::rms_norm_backward(dy, x, rstd, weight).dx; });
+  add("rms_norm_backward/ours/", 3 * bytes,
+      [=] { return ops::rms_norm_backward(dy, x, rstd, weight).dx; });
   add("swiglu/ours/", 3 * bytes, [=] { return ops::swiglu(gate_up, {}); });
-  add("swiglu/aten/", 3 * bytes, [=] { return at::silu(gate_up.slice(1, 0, kHidden)).mul(gate_up.slice(1, kHidden)); });
-  add("swiglu_backward/ours/", 5 * bytes, [=] { return ops::swiglu_backward(dy, gate_up, {}).dgate_up; });
-  const at::Tensor heads = x.view({kTokens, kHidden / 64, 64}), positions = at::zeros({kTokens}, at::kLong);
+  add("swiglu/aten/", 3 * bytes,
+      [=] { return at::silu(gate_up.slice(1, 0, kHidden)).mul(gate_up.slice(1, kHidden)); });
+  add("swiglu_backward/ours/", 5 * bytes,
+      [=] { return ops::swiglu_backward(dy, gate_up, {}).dgate_up; });
+  const at::Tensor heads = x.view({kTokens, kHidden / 64, 64}),
+                   positions = at::zeros({kTokens}, at::kLong);
   const ops::RotaryTable table = ops::rotary_table(1, 64, 1e6, dtype);
   add("rotary/ours/", 2 * bytes, [=] { return ops::rotary(heads, positions, table); });
-  const ops::ExpertLayout layout = ops::expert_layout(std::get<1>(at::topk(at::randn({kTokens, 16}), kTopK)), 16);
-  const at::Tensor routed = normal({kTokens * kTopK, kHidden}, dtype), token = layout.pair.div(kTopK, "floor");
+  const ops::ExpertLayout layout =
+      ops::expert_layout(std::get<1>(at::topk(at::randn({kTokens, 16}), kTopK)), 16);
+  const at::Tensor routed = normal({kTokens * kTopK, kHidden}, dtype),
+                   token = layout.pair.div(kTopK, "floor");
   add("gather_rows/ours/", (1 + kTopK) * bytes, [=] { return ops::gather_rows(x, layout); });
   add("gather_rows/aten/", (1 + kTopK) * bytes, [=] { return x.index_select(0, token); });
   add("gather_sum/ours/", (1 + kTopK) * bytes, [=] { return ops::gather_sum(routed, layout); });
-  add("gather_sum/aten/", (1 + kTopK) * bytes, [=] { return at::zeros({kTokens, kHidden}, x.options()).index_add_(0, token, routed); });
+  add("gather_sum/aten/", (1 + kTopK) * bytes, [=] {
+    return at::zeros({kTokens, kHidden}, x.options()).index_add_(0, token, routed);
+  });
   add("clone/aten/", 2 * bytes, [=] { return x.clone(); });
 }
 

@@ -80,8 +80,19 @@ in_chroot() {
   leave_chroot
 }
 
-if [ "${1:-}" = chroot ]; then in_chroot; else on_this_machine; fi
+where=on_this_machine
+[ "${1:-}" != chroot ] || where=in_chroot
+set +e # and a subshell: on the left of || a function would go on after a failure
+(set -e && $where)
+status=$?
+set -e
 echo
-grep '^BAR ' "$log"
+grep '^BAR ' "$log" || true
+awk -F': ' '
+  /^BAR / { seen++; seconds = $2 + 0 }
+  /^BAR .*, status [1-9]/ || (/^BAR second/ && seconds > 2) || (/^BAR release/ && seconds > 480) { print "missed: " $0; bad = 1 }
+  END { exit bad || seen != 4 }' "$log" || status=1
 [ -n "${BAR_FOLDER-}" ] || rm -rf --one-file-system "$folder"
 echo "the whole output is in $log"
+. "$root/tests/bars/bar.sh"
+verdict 1 "two commands" $status

@@ -12,15 +12,19 @@ using namespace testing;
 struct Case {
   int64_t tokens, experts, top_k, hidden;
 };
-constexpr Case kCases[] = {{0, 4, 2, 8}, {1, 1, 1, 1}, {7, 60, 3, 33}, {130, 16, 4, 48}, {300, 5, 5, 100}};
+constexpr Case kCases[] = {
+    {0, 4, 2, 8}, {1, 1, 1, 1}, {7, 60, 3, 33}, {130, 16, 4, 48}, {300, 5, 5, 100}};
 
-at::Tensor choose(Case c) { return std::get<1>(at::topk(normal({c.tokens, c.experts}, at::kDouble, 9), c.top_k)); }
+at::Tensor choose(Case c) {
+  return std::get<1>(at::topk(normal({c.tokens, c.experts}, at::kDouble, 9), c.top_k));
+}
 
 TEST(ExpertLayout, SortsPairsByExpertThenToken) {
   for (auto c : kCases) {
     const at::Tensor ids = choose(c);
     const ExpertLayout layout = expert_layout(ids, c.experts);
-    const int64_t *o = layout.offsets.const_data_ptr<int64_t>(), *pair = layout.pair.const_data_ptr<int64_t>();
+    const int64_t *o = layout.offsets.const_data_ptr<int64_t>(),
+                  *pair = layout.pair.const_data_ptr<int64_t>();
     const int64_t *row = layout.row.const_data_ptr<int64_t>(), *id = ids.const_data_ptr<int64_t>();
     ASSERT_EQ(layout.offsets.numel(), c.experts + 1);
     EXPECT_EQ(o[0], 0);
@@ -35,21 +39,35 @@ TEST(ExpertLayout, SortsPairsByExpertThenToken) {
 }
 
 TEST(ExpertLayout, NamesTheFirstIdThatIsWrong) {
-  expect_error([] { expert_layout(at::tensor(std::vector<int64_t>{0, 1, 3, 7}).view({2, 2}), 3); }, "ids: expected experts 0 … 2, got 3 at token 1");
-  expect_error([] { expert_layout(at::tensor(std::vector<int64_t>{0, 1, 2, 2}).view({2, 2}), 3); }, "got 2 twice at token 1");
+  expect_error(
+      [] {
+        expert_layout(at::tensor(std::vector<int64_t>{0, 1, 3, 7}).view({2, 2}), 3);
+      },
+      "ids: expected experts 0 … 2, got 3 at token 1");
+  expect_error(
+      [] {
+        expert_layout(at::tensor(std::vector<int64_t>{0, 1, 2, 2}).view({2, 2}), 3);
+      },
+      "got 2 twice at token 1");
 }
 
 // Moves rows there and sums them back; the backwards are each other.
 TEST(GatherRows, MovesExactlyAndItsTransposeIsGatherSum) {
   for (auto c : kCases)
     for (auto dtype : kTypes) {
-      SCOPED_TRACE(::testing::Message() << c.tokens << " tokens, top " << c.top_k << " of " << c.experts << " " << dtype);
+      SCOPED_TRACE(::testing::Message() << c.tokens << " tokens, top " << c.top_k << " of "
+                                        << c.experts << " " << dtype);
       const ExpertLayout layout = expert_layout(choose(c), c.experts);
       const at::Tensor token = layout.pair.div(c.top_k, "floor");
-      const Tensors in = {normal({c.tokens, c.hidden}, dtype, 1), normal({c.tokens * c.top_k, c.hidden}, dtype, 2)};
-      auto ours = [&](const Tensors& t) -> Tensors { return {gather_rows(t[0], layout), gather_sum(t[1], layout)}; };
+      const Tensors in = {normal({c.tokens, c.hidden}, dtype, 1),
+                          normal({c.tokens * c.top_k, c.hidden}, dtype, 2)};
+      auto ours = [&](const Tensors& t) -> Tensors {
+        return {gather_rows(t[0], layout), gather_sum(t[1], layout)};
+      };
       auto aten = [&](const Tensors& t) -> Tensors {
-        return with_gradients([&](const Tensors& x) -> Tensors { return {x[0].index_select(0, token)}; }, {t[0]}, t[1]);
+        return with_gradients(
+            [&](const Tensors& x) -> Tensors { return {x[0].index_select(0, token)}; }, {t[0]},
+            t[1]);
       };
       EXPECT_TRUE(same_bits(ours(in)[0], aten(in)[0]));
       expect_as_good_as_aten(ours, aten, in);

@@ -21,14 +21,17 @@ Tensors ours(const Tensors& in) {  // weight, ids, dy
 }
 
 Tensors aten(const Tensors& in) {
-  return with_gradients([&](const Tensors& x) -> Tensors { return {x[0].index_select(0, in[1])}; }, {in[0]}, in[2]);
+  return with_gradients([&](const Tensors& x) -> Tensors { return {x[0].index_select(0, in[1])}; },
+                        {in[0]}, in[2]);
 }
 
 TEST(Embedding, EqualsAtenInValueAndGradient) {
   for (auto c : kCases)
     for (auto dtype : kTypes) {
-      SCOPED_TRACE(::testing::Message() << c.tokens << " x " << c.vocab << " x " << c.hidden << " " << dtype);
-      const Tensors in = {normal({c.vocab, c.hidden}, dtype, 1), whole({c.tokens}, c.vocab, 2), normal({c.tokens, c.hidden}, dtype, 3)};
+      SCOPED_TRACE(::testing::Message()
+                   << c.tokens << " x " << c.vocab << " x " << c.hidden << " " << dtype);
+      const Tensors in = {normal({c.vocab, c.hidden}, dtype, 1), whole({c.tokens}, c.vocab, 2),
+                          normal({c.tokens, c.hidden}, dtype, 3)};
       EXPECT_TRUE(same_bits(ours(in)[0], aten(in)[0]));
       expect_as_good_as_aten(ours, aten, in);
       expect_same_bits_on_any_threads([&] { return ours(in); });
@@ -37,15 +40,26 @@ TEST(Embedding, EqualsAtenInValueAndGradient) {
 
 TEST(Embedding, AddsInTokenOrderToWhatIsThere) {
   at::Tensor dweight = at::zeros({2, 1}).fill_(1);
-  embedding_backward_(dweight, at::tensor(std::vector<int64_t>{1, 1, 1}), at::tensor(std::vector<float>{0x1p24f, 1, 1}).view({3, 1}));
+  embedding_backward_(dweight, at::tensor(std::vector<int64_t>{1, 1, 1}),
+                      at::tensor(std::vector<float>{0x1p24f, 1, 1}).view({3, 1}));
   EXPECT_EQ(dweight.const_data_ptr<float>()[0], 1.f);
-  EXPECT_EQ(dweight.const_data_ptr<float>()[1], 0x1p24f);  // ((1 + 2²⁴) + 1) + 1 in fp32; another order gives more
+  EXPECT_EQ(dweight.const_data_ptr<float>()[1],
+            0x1p24f);  // ((1 + 2²⁴) + 1) + 1 in fp32; another order gives more
 }
 
 TEST(Embedding, NamesTheFirstIdOutsideTheVocabulary) {
   const at::Tensor weight = normal({4, 2}, at::kFloat, 1);
-  expect_error([&] { embedding(at::tensor(std::vector<int64_t>{0, 4, -1}), weight); }, "ids: expected 0 … 3, got 4 at token 1");
-  expect_error([&] { embedding_backward_(at::zeros({4, 2}), at::tensor(std::vector<int64_t>{-1}), at::zeros({1, 2})); }, "got -1 at token 0");
+  expect_error(
+      [&] {
+        embedding(at::tensor(std::vector<int64_t>{0, 4, -1}), weight);
+      },
+      "ids: expected 0 … 3, got 4 at token 1");
+  expect_error(
+      [&] {
+        embedding_backward_(at::zeros({4, 2}), at::tensor(std::vector<int64_t>{-1}),
+                            at::zeros({1, 2}));
+      },
+      "got -1 at token 0");
 }
 
 }  // namespace

@@ -17,7 +17,8 @@ using namespace testing;
 struct Case {
   int64_t tokens, in, out;
 };
-constexpr Case kCases[] = {{0, 8, 4}, {1, 1, 1}, {1, 64, 96}, {7, 48, 33}, {129, 513, 257}, {300, 72, 1030}};
+constexpr Case kCases[] = {{0, 8, 4},   {1, 1, 1},       {1, 64, 96},
+                           {7, 48, 33}, {129, 513, 257}, {300, 72, 1030}};
 
 Op ours(at::ScalarType dtype) {
   return [=](const Tensors& in) -> Tensors {  // x, w, dy
@@ -28,14 +29,17 @@ Op ours(at::ScalarType dtype) {
 }
 
 Tensors aten(const Tensors& in) {
-  return with_gradients([](const Tensors& x) -> Tensors { return {at::matmul(x[0], x[1].t())}; }, {in[0], in[1]}, in[2]);
+  return with_gradients([](const Tensors& x) -> Tensors { return {at::matmul(x[0], x[1].t())}; },
+                        {in[0], in[1]}, in[2]);
 }
 
 TEST(Linear, EqualsAtenInValueAndGradient) {
   for (auto [tokens, in, out] : kCases)
     for (auto dtype : kTypes) {
       SCOPED_TRACE(::testing::Message() << tokens << " x " << in << " x " << out << " " << dtype);
-      expect_as_good_as_aten(ours(dtype), aten, {normal({tokens, in}, dtype, 1), normal({out, in}, dtype, 2), normal({tokens, out}, dtype, 3)});
+      expect_as_good_as_aten(ours(dtype), aten,
+                             {normal({tokens, in}, dtype, 1), normal({out, in}, dtype, 2),
+                              normal({tokens, out}, dtype, 3)});
     }
 }
 
@@ -43,7 +47,8 @@ TEST(Linear, HasTheSameBitsOnAnyNumberOfThreads) {
   for (auto [tokens, in, out] : kCases)
     for (auto dtype : kTypes)
       expect_same_bits_on_any_threads([&, in = in, out = out, tokens = tokens] {
-        return ours(dtype)({normal({tokens, in}, dtype, 1), normal({out, in}, dtype, 2), normal({tokens, out}, dtype, 3)});
+        return ours(dtype)({normal({tokens, in}, dtype, 1), normal({out, in}, dtype, 2),
+                            normal({tokens, out}, dtype, 3)});
       });
 }
 
@@ -62,18 +67,24 @@ TEST(Linear, AccumulatesWeightGradients) {
 
 TEST(Linear, SaysWhatItExpected) {
   const at::Tensor x = normal({4, 8}, at::kFloat, 1);
-  expect_error([&] { linear(x, normal({3, 7}, at::kFloat, 2)); }, "w: expected [out, in] = [3, 8], got [3, 7]");
+  expect_error(
+      [&] {
+        linear(x, normal({3, 7}, at::kFloat, 2));
+      },
+      "w: expected [out, in] = [3, 8], got [3, 7]");
   expect_error([&] { linear(x, normal({3, 8}, at::kDouble, 2)); }, "w: expected dtype");
   expect_error([&] { linear(x.t(), normal({3, 4}, at::kFloat, 2)); }, "contiguous");
 }
 
-const std::vector<std::vector<int64_t>> kOffsets = {{0, 0, 0}, {0, 5}, {0, 0, 130, 130, 133, 700, 700}, {0, 1, 2, 3}};
+const std::vector<std::vector<int64_t>> kOffsets = {
+    {0, 0, 0}, {0, 5}, {0, 0, 130, 130, 133, 700, 700}, {0, 1, 2, 3}};
 
 Op grouped_ours(at::ScalarType dtype) {
   return [=](const Tensors& in) -> Tensors {  // x, w, dy, offsets
     at::Tensor dw = at::zeros(in[1].sizes(), wide(dtype));
     grouped_linear_backward_weight_(dw, in[2], in[0], in[3]);
-    return {grouped_linear(in[0], in[1], in[3]), grouped_linear_backward_input(in[2], in[1], in[3]), dw};
+    return {grouped_linear(in[0], in[1], in[3]), grouped_linear_backward_input(in[2], in[1], in[3]),
+            dw};
   };
 }
 
@@ -82,7 +93,8 @@ Tensors grouped_aten(const Tensors& in) {
       [&](const Tensors& x) -> Tensors {
         const int64_t* o = in[3].const_data_ptr<int64_t>();
         Tensors parts;
-        for (int64_t e = 0; e < x[1].size(0); ++e) parts.push_back(at::matmul(x[0].slice(0, o[e], o[e + 1]), x[1].select(0, e).t()));
+        for (int64_t e = 0; e < x[1].size(0); ++e)
+          parts.push_back(at::matmul(x[0].slice(0, o[e], o[e + 1]), x[1].select(0, e).t()));
         return {at::cat(parts)};
       },
       {in[0], in[1]}, in[2]);
@@ -90,13 +102,15 @@ Tensors grouped_aten(const Tensors& in) {
 
 Tensors grouped_inputs(const std::vector<int64_t>& offsets, at::ScalarType dtype) {
   const int64_t experts = static_cast<int64_t>(offsets.size()) - 1, rows = offsets.back();
-  return {normal({rows, 40}, dtype, 1), normal({experts, 33, 40}, dtype, 2), normal({rows, 33}, dtype, 3), at::tensor(offsets)};
+  return {normal({rows, 40}, dtype, 1), normal({experts, 33, 40}, dtype, 2),
+          normal({rows, 33}, dtype, 3), at::tensor(offsets)};
 }
 
 TEST(GroupedLinear, EqualsAtenExpertByExpert) {
   for (const auto& offsets : kOffsets)
     for (auto dtype : kTypes) {
-      SCOPED_TRACE(::testing::Message() << offsets.size() - 1 << " experts, " << offsets.back() << " rows " << dtype);
+      SCOPED_TRACE(::testing::Message()
+                   << offsets.size() - 1 << " experts, " << offsets.back() << " rows " << dtype);
       const Tensors inputs = grouped_inputs(offsets, dtype);
       expect_as_good_as_aten(grouped_ours(dtype), grouped_aten, inputs);
       expect_same_bits_on_any_threads([&] { return grouped_ours(dtype)(inputs); });
@@ -114,8 +128,16 @@ TEST(GroupedLinear, LeavesTheGradientsOfEmptyExpertsAlone) {
 
 TEST(GroupedLinear, RefusesOffsetsThatDoNotFit) {
   const Tensors in = grouped_inputs({0, 3, 9}, at::kFloat);
-  expect_error([&] { grouped_linear(in[0], in[1], at::tensor(std::vector<int64_t>{0, 4, 8})); }, "offsets: expected 0 … 9, got 0 … 8");
-  expect_error([&] { grouped_linear(in[0], in[1], at::tensor(std::vector<int64_t>{0, 10, 9})); }, "ascending values, got 10 before 9 at expert 1");
+  expect_error(
+      [&] {
+        grouped_linear(in[0], in[1], at::tensor(std::vector<int64_t>{0, 4, 8}));
+      },
+      "offsets: expected 0 … 9, got 0 … 8");
+  expect_error(
+      [&] {
+        grouped_linear(in[0], in[1], at::tensor(std::vector<int64_t>{0, 10, 9}));
+      },
+      "ascending values, got 10 before 9 at expert 1");
 }
 
 }  // namespace

@@ -17,7 +17,8 @@ struct Case {
 constexpr Case kCases[] = {{0, 8}, {1, 1}, {7, 48}, {33, 100}, {130, 17}, {300, 64}, {5, 2048}};
 
 Tensors inputs(Case c, at::ScalarType dtype) {  // x, weight, dy
-  return {normal({c.tokens, c.hidden}, dtype, 1), normal({c.hidden}, dtype, 2), normal({c.tokens, c.hidden}, dtype, 3)};
+  return {normal({c.tokens, c.hidden}, dtype, 1), normal({c.hidden}, dtype, 2),
+          normal({c.tokens, c.hidden}, dtype, 3)};
 }
 
 Tensors ours(const Tensors& in) {
@@ -26,12 +27,14 @@ Tensors ours(const Tensors& in) {
   return {y, rstd, dx, dweight};
 }
 
-// As transformers writes it: statistics in fp32, x · rstd rounded to the dtype of x, then times weight.
+// As transformers writes it: statistics in fp32, x · rstd rounded to the dtype of x, then times
+// weight.
 Tensors aten(const Tensors& in) {
   return with_gradients(
       [](const Tensors& x) -> Tensors {
         const at::Tensor v = x[0].to(wide(x[0].scalar_type()));
-        const at::Tensor rstd = at::rsqrt(at::mean(v.mul(v), at::IntArrayRef({-1}), true).add(kEps));
+        const at::Tensor rstd =
+            at::rsqrt(at::mean(v.mul(v), at::IntArrayRef({-1}), true).add(kEps));
         return {x[1].mul(v.mul(rstd).to(x[0].scalar_type())), rstd.squeeze(-1)};
       },
       {in[0], in[1]}, in[2]);
@@ -47,7 +50,8 @@ TEST(RmsNorm, EqualsAtenInValueAndGradient) {
 
 TEST(RmsNorm, RoundsInBf16WhereTheReferenceDoes) {
   const Tensors in = inputs({64, 96}, at::kBFloat16);
-  EXPECT_LE(distance(ours(in)[0], aten(in)[0]), 0x1p-7);  // at most one rounding apart, where a sum ended on the other side
+  EXPECT_LE(distance(ours(in)[0], aten(in)[0]),
+            0x1p-7);  // at most one rounding apart, where a sum ended on the other side
   EXPECT_LE(ours(in)[0].ne(aten(in)[0]).sum().item().toDouble(), 6);
 }
 
@@ -69,7 +73,8 @@ TEST(RmsNorm, IsMadeAgainFromWhatTheBackwardKeeps) {
 
 TEST(RmsNorm, SaysWhatItExpected) {
   const at::Tensor x = normal({4, 8}, at::kFloat, 1);
-  expect_error([&] { rms_norm(x, normal({7}, at::kFloat, 2), kEps); }, "weight: expected [hidden] = [8], got [7]");
+  expect_error([&] { rms_norm(x, normal({7}, at::kFloat, 2), kEps); },
+               "weight: expected [hidden] = [8], got [7]");
   expect_error([&] { rms_norm(x, normal({8}, at::kFloat, 2), 0); }, "eps: expected");
 }
 

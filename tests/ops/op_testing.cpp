@@ -22,7 +22,8 @@ double largest(const at::Tensor& x) {
 
 Tensors converted(const Tensors& inputs, at::ScalarType dtype) {
   Tensors out;
-  for (const at::Tensor& x : inputs) out.push_back(x.defined() && x.is_floating_point() ? x.to(dtype) : x);
+  for (const at::Tensor& x : inputs)
+    out.push_back(x.defined() && x.is_floating_point() ? x.to(dtype) : x);
   return out;
 }
 
@@ -42,11 +43,14 @@ double distance(const at::Tensor& a, const at::Tensor& b) {
   return std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
 }
 
-void expect_as_good_as_aten(const Op& op, const Op& reference, const Tensors& inputs, double slack) {
-  const Tensors got = op(inputs), theirs = reference(inputs), exact = reference(converted(inputs, at::kDouble));
+void expect_as_good_as_aten(const Op& op, const Op& reference, const Tensors& inputs,
+                            double slack) {
+  const Tensors got = op(inputs), theirs = reference(inputs),
+                exact = reference(converted(inputs, at::kDouble));
   ASSERT_EQ(got.size(), exact.size());
   bool all_double = true;
-  for (const at::Tensor& x : inputs) all_double &= !x.defined() || !x.is_floating_point() || x.scalar_type() == at::kDouble;
+  for (const at::Tensor& x : inputs)
+    all_double &= !x.defined() || !x.is_floating_point() || x.scalar_type() == at::kDouble;
   for (size_t i = 0; i < got.size(); ++i) {
     SCOPED_TRACE("result " + std::to_string(i));
     ASSERT_EQ(got[i].sizes(), exact[i].sizes());
@@ -54,14 +58,17 @@ void expect_as_good_as_aten(const Op& op, const Op& reference, const Tensors& in
       EXPECT_TRUE(same_bits(got[i], theirs[i]));
       continue;
     }
-    const double allowed = 3 * distance(theirs[i], exact[i]) +
-                           (all_double ? slack : 2) * rounding(got[i].scalar_type()) * largest(exact[i]);
-    EXPECT_LE(distance(got[i], exact[i]), allowed) << got[i].scalar_type() << ", largest " << largest(exact[i]);
+    const double allowed = 3 * distance(theirs[i], exact[i]) + (all_double ? slack : 2) *
+                                                                   rounding(got[i].scalar_type()) *
+                                                                   largest(exact[i]);
+    EXPECT_LE(distance(got[i], exact[i]), allowed)
+        << got[i].scalar_type() << ", largest " << largest(exact[i]);
   }
 }
 
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  return a.sizes() == b.sizes() && a.scalar_type() == b.scalar_type() && a.is_contiguous() && b.is_contiguous() &&
+  return a.sizes() == b.sizes() && a.scalar_type() == b.scalar_type() && a.is_contiguous() &&
+         b.is_contiguous() &&
          (a.nbytes() == 0 || std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0);
 }
 
@@ -86,7 +93,8 @@ Tensors with_gradients(const Op& op, const Tensors& inputs, const at::Tensor& se
     if (x.defined() && x.is_floating_point()) wanted.push_back(leaves.back().requires_grad_());
   }
   Tensors out = op(leaves);
-  const Tensors gradients = torch::autograd::grad({out[0]}, wanted, {seed.to(out[0].scalar_type())});
+  const Tensors gradients =
+      torch::autograd::grad({out[0]}, wanted, {seed.to(out[0].scalar_type())});
   for (at::Tensor& y : out) y = y.detach();
   out.insert(out.end(), gradients.begin(), gradients.end());
   return out;
@@ -97,7 +105,8 @@ void expect_error(const std::function<void()>& f, const std::string& part) {
     f();
     ADD_FAILURE() << "expected an error with: " << part;
   } catch (const c10::Error& e) {
-    EXPECT_NE(std::string(e.what_without_backtrace()).find(part), std::string::npos) << e.what_without_backtrace();
+    EXPECT_NE(std::string(e.what_without_backtrace()).find(part), std::string::npos)
+        << e.what_without_backtrace();
   }
 }
 

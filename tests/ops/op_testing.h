@@ -1,5 +1,6 @@
-// What the tests of ops share: inputs from a seed, comparison with ATen relative to ATen's own error, equal bits on any number of
-// threads. An op under test is a function from a list of tensors to a list of tensors (values and gradients alike).
+// What the tests of ops share: inputs from a seed, comparison with ATen relative to ATen's own
+// error, equal bits on any number of threads. An op under test is a function from a list of tensors
+// to a list of tensors (values and gradients alike).
 #pragma once
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -16,9 +17,12 @@ using Op = std::function<Tensors(const Tensors&)>;
 
 // fp64, fp32 and bf16: the types every op is tested in.
 inline constexpr at::ScalarType kTypes[] = {at::kDouble, at::kFloat, at::kBFloat16};
-inline at::ScalarType wide(at::ScalarType dtype) { return dtype == at::kBFloat16 ? at::kFloat : dtype; }
+inline at::ScalarType wide(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? at::kFloat : dtype;
+}
 
-// Normal numbers; the same for the same seed and sizes, and a narrower dtype holds the rounded values.
+// Normal numbers; the same for the same seed and sizes, and a narrower dtype holds the rounded
+// values.
 at::Tensor normal(at::IntArrayRef sizes, at::ScalarType dtype, uint64_t seed);
 // Whole numbers 0 … end−1.
 at::Tensor whole(at::IntArrayRef sizes, int64_t end, uint64_t seed);
@@ -26,11 +30,13 @@ at::Tensor whole(at::IntArrayRef sizes, int64_t end, uint64_t seed);
 // The largest |a − b|; inf if one of them is not finite where the other is.
 double distance(const at::Tensor& a, const at::Tensor& b);
 
-// The results of `op` are as close to those of `reference` run on the inputs as fp64 as `reference` run on the inputs
-// themselves is, times 3, plus two roundings of the largest element in the result's dtype. For fp64 inputs the second term is
-// `slack` roundings, since there the reference has only itself. Shapes must be equal; dtypes of floating results may differ
-// from the reference's (a gradient in fp32 for bf16 weights).
-void expect_as_good_as_aten(const Op& op, const Op& reference, const Tensors& inputs, double slack = 64);
+// The results of `op` are as close to those of `reference` run on the inputs as fp64 as `reference`
+// run on the inputs themselves is, times 3, plus two roundings of the largest element in the
+// result's dtype. For fp64 inputs the second term is `slack` roundings, since there the reference
+// has only itself. Shapes must be equal; dtypes of floating results may differ from the reference's
+// (a gradient in fp32 for bf16 weights).
+void expect_as_good_as_aten(const Op& op, const Op& reference, const Tensors& inputs,
+                            double slack = 64);
 
 // Every result has the same bits for 1, 2 and 4 threads.
 void expect_same_bits_on_any_threads(const std::function<Tensors()>& op);

@@ -17,11 +17,14 @@ struct Case {
 constexpr Case kCases[] = {{0, 2, 8}, {1, 1, 2}, {7, 3, 34}, {40, 2, 64}, {513, 1, 128}};
 
 Tensors inputs(Case c, at::ScalarType dtype) {  // x, dy, positions
-  return {normal({c.tokens, c.heads, c.head_dim}, dtype, 1), normal({c.tokens, c.heads, c.head_dim}, dtype, 2), whole({c.tokens}, 100, 3)};
+  return {normal({c.tokens, c.heads, c.head_dim}, dtype, 1),
+          normal({c.tokens, c.heads, c.head_dim}, dtype, 2), whole({c.tokens}, 100, 3)};
 }
 
 Op ours(const RotaryTable& table) {
-  return [=](const Tensors& in) -> Tensors { return {rotary(in[0], in[2], table), rotary_backward(in[1], in[2], table)}; };
+  return [=](const Tensors& in) -> Tensors {
+    return {rotary(in[0], in[2], table), rotary_backward(in[1], in[2], table)};
+  };
 }
 
 // x · cos + rotate_half(x) · sin, as transformers writes it, from the same table.
@@ -35,7 +38,8 @@ Op aten(const RotaryTable& table) {
             const at::Tensor r = t.index_select(0, in[2]).to(dtype).unsqueeze(1);
             return at::cat({r, r}, -1);
           };
-          const at::Tensor turned = at::cat({x[0].slice(2, half).neg(), x[0].slice(2, 0, half)}, -1);
+          const at::Tensor turned =
+              at::cat({x[0].slice(2, half).neg(), x[0].slice(2, 0, half)}, -1);
           return {x[0].mul(rows(table.cos)).add(turned.mul(rows(table.sin)))};
         },
         {in[0]}, in[1]);
@@ -45,7 +49,8 @@ Op aten(const RotaryTable& table) {
 TEST(Rotary, EqualsAtenInValueAndGradient) {
   for (auto c : kCases)
     for (auto dtype : kTypes) {
-      SCOPED_TRACE(::testing::Message() << c.tokens << " x " << c.heads << " x " << c.head_dim << " " << dtype);
+      SCOPED_TRACE(::testing::Message()
+                   << c.tokens << " x " << c.heads << " x " << c.head_dim << " " << dtype);
       const RotaryTable table = rotary_table(100, c.head_dim, 1e4, dtype);
       expect_as_good_as_aten(ours(table), aten(table), inputs(c, dtype));
     }
@@ -64,25 +69,34 @@ TEST(Rotary, HasTheSameBitsOnAnyNumberOfThreads) {
 
 TEST(RotaryTable, HasTheReferencesRoundingsInFp32AndNoneInFp64) {
   constexpr int64_t kPositions = 300, kDim = 24;
-  const RotaryTable f = rotary_table(kPositions, kDim, 1e6, at::kFloat), d = rotary_table(kPositions, kDim, 1e6, at::kDouble);
+  const RotaryTable f = rotary_table(kPositions, kDim, 1e6, at::kFloat),
+                    d = rotary_table(kPositions, kDim, 1e6, at::kDouble);
   EXPECT_EQ(f.cos.scalar_type(), at::kFloat);
   EXPECT_EQ(rotary_table(1, kDim, 1e6, at::kBFloat16).cos.scalar_type(), at::kFloat);
   ASSERT_EQ(d.cos.scalar_type(), at::kDouble);
   const at::Tensor exponent = at::arange(0, kDim, 2, at::kLong).to(at::kFloat).div(kDim);
-  const at::Tensor inv_freq = exponent.clone().fill_(1).div(at::Tensor(exponent.clone().fill_(1e6)).pow(exponent));
-  const at::Tensor angles = at::arange(kPositions, at::kLong).to(at::kFloat).unsqueeze(1).matmul(inv_freq.unsqueeze(0));
+  const at::Tensor inv_freq =
+      exponent.clone().fill_(1).div(at::Tensor(exponent.clone().fill_(1e6)).pow(exponent));
+  const at::Tensor angles =
+      at::arange(kPositions, at::kLong).to(at::kFloat).unsqueeze(1).matmul(inv_freq.unsqueeze(0));
   EXPECT_TRUE(same_bits(f.cos, angles.cos()));
   EXPECT_TRUE(same_bits(f.sin, angles.sin()));
   double worst = 0;
   for (int64_t p = 0; p < kPositions; ++p)
     for (int64_t i = 0; i < kDim / 2; ++i)
-      worst = std::max(worst, std::abs(d.sin.const_data_ptr<double>()[p * kDim / 2 + i] - std::sin(double(p) * std::pow(1e6, -2.0 * double(i) / kDim))));
+      worst =
+          std::max(worst, std::abs(d.sin.const_data_ptr<double>()[p * kDim / 2 + i] -
+                                   std::sin(double(p) * std::pow(1e6, -2.0 * double(i) / kDim))));
   EXPECT_LE(worst, 1e-13);
 }
 
 TEST(Rotary, NamesThePositionBeyondTheTable) {
   const RotaryTable table = rotary_table(4, 8, 1e4, at::kFloat);
-  expect_error([&] { rotary(normal({3, 1, 8}, at::kFloat, 1), at::arange(2, 5, at::kLong), table); }, "positions: expected 0 … 3, got 4 at token 2");
+  expect_error(
+      [&] {
+        rotary(normal({3, 1, 8}, at::kFloat, 1), at::arange(2, 5, at::kLong), table);
+      },
+      "positions: expected 0 … 3, got 4 at token 2");
 }
 
 }  // namespace

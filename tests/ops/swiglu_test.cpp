@@ -16,7 +16,9 @@ struct Case {
 constexpr Case kCases[] = {{0, 8}, {1, 1}, {7, 33}, {130, 48}, {300, 100}};
 
 Tensors inputs(Case c, at::ScalarType dtype, bool weighted) {  // gate_up, weights (or none), dy
-  return {normal({c.rows, 2 * c.ffn}, dtype, 1).mul(4), weighted ? normal({c.rows}, wide(dtype), 2) : at::Tensor(), normal({c.rows, c.ffn}, dtype, 3)};
+  return {normal({c.rows, 2 * c.ffn}, dtype, 1).mul(4),
+          weighted ? normal({c.rows}, wide(dtype), 2) : at::Tensor(),
+          normal({c.rows, c.ffn}, dtype, 3)};
 }
 
 Tensors ours(const Tensors& in) {
@@ -39,7 +41,8 @@ TEST(Swiglu, EqualsAtenInValueAndGradient) {
   for (auto c : kCases)
     for (auto dtype : kTypes)
       for (bool weighted : {false, true}) {
-        SCOPED_TRACE(::testing::Message() << c.rows << " x " << c.ffn << " " << dtype << (weighted ? " weighted" : ""));
+        SCOPED_TRACE(::testing::Message()
+                     << c.rows << " x " << c.ffn << " " << dtype << (weighted ? " weighted" : ""));
         expect_as_good_as_aten(ours, aten, inputs(c, dtype, weighted));
         expect_same_bits_on_any_threads([&] { return ours(inputs(c, dtype, weighted)); });
       }
@@ -49,7 +52,8 @@ TEST(Swiglu, StaysFiniteForLargeGates) {
   for (auto dtype : kTypes) {
     at::Tensor gate_up = normal({2, 40}, dtype, 1);
     gate_up.select(0, 0).fill_(-3e4), gate_up.select(0, 1).fill_(3e4);
-    for (const at::Tensor& t : ours({gate_up, at::Tensor(), normal({2, 20}, dtype, 2)})) EXPECT_TRUE(std::isfinite(t.to(at::kDouble).abs().max().item().toDouble()));
+    for (const at::Tensor& t : ours({gate_up, at::Tensor(), normal({2, 20}, dtype, 2)}))
+      EXPECT_TRUE(std::isfinite(t.to(at::kDouble).abs().max().item().toDouble()));
   }
 }
 

@@ -1,0 +1,48 @@
+"""Every shipped config loads and dry-runs; docs/one_token.md is what --dry-run says; bad configs are one message and status 2."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "parity"))
+
+from program import ROOT, conclave  # noqa: E402
+
+DEMO = "configs/pretrain/demo.yaml"
+failures = []
+
+
+def check(what, holds, seen=""):
+    print(("ok    " if holds else "FAILED ") + what + ("" if holds else f": {seen}"))
+    if not holds:
+        failures.append(what)
+
+
+for path in sorted((ROOT / "configs" / "pretrain").glob("*.yaml")):
+    verb = "train-tokenizer" if path.stem.endswith("_tokenizer") else "pretrain"
+    done = conclave(verb, path.relative_to(ROOT), "--dry-run")
+    check(f"{verb} {path.name} --dry-run", done.returncode == 0, done.stderr)
+
+page = conclave("pretrain", DEMO, "--dry-run").stdout
+page = page[page.index("One token through the house") :].strip()
+check("docs/one_token.md", page in (ROOT / "docs" / "one_token.md").read_text(), "run --dry-run and put its last page there")
+
+for sets, expected in [
+    (["optimizer.weight_deacy=0.1"], "did you mean `weight_decay`?"),
+    (["model.config.num_expert=8"], "did you mean `num_experts`?"),
+    (["steps=many"], "expected a whole number"),
+    (["schedule.kind=constant", "schedule.min_ratio=0.1"], "has no effect"),
+    (["batch.micro_rows=99"], "expected at most batch.rows"),
+    (["model.from=runs/other"], "expected one of model.config"),
+    (["memory.recompute=[gates]"], "cannot be made again"),
+    (["model.config.num_experts_per_tok=9"], "num_experts_per_tok"),
+]:
+    done = conclave("pretrain", DEMO, "--dry-run", *[word for s in sets for word in ("--set", s)])
+    fine = done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1
+    check(" ".join(sets), fine, f"status {done.returncode}: {done.stderr}")
+
+done = conclave("pretrain", "no-such.yaml")
+check("a config that is not there", done.returncode == 2 and "no-such.yaml" in done.stderr, done.stderr)
+done = conclave("pretrian")
+check("an unknown verb", done.returncode == 2, f"status {done.returncode}")
+
+sys.exit(1 if failures else 0)
