@@ -14,7 +14,7 @@ inline const char* const kSample =
 
 inline TrainedTokenizer sample_training(int64_t vocab_size = 280) {
   BpeTrainer trainer({.vocab_size = vocab_size});
-  trainer.add(kSample);
+  for (int i = 0; i < 2; ++i) trainer.add(kSample);  // every pair of it is seen twice
   return trainer.train();
 }
 

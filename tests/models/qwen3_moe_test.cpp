@@ -157,7 +157,8 @@ TEST(Qwen3Moe, RefusesValuesOfTheWrongTypeOrSize) {
 
 TEST(Qwen3Moe, AnInlineConfigsUnknownKeyIsRefusedAtItsPlace) {
   DecoderOptions options;
-  for (const auto& [key, value] : config().items()) options.places[key] = "run.yaml:1:1";
+  const auto known = config();
+  for (const auto& [key, value] : known.items()) options.places[key] = "run.yaml:1:1";
   EXPECT_NO_THROW(make_decoder(config(), "run.yaml", options));
   options.places["num_expert_per_tok"] = "run.yaml:7:3";
   expect_refused(with("num_expert_per_tok", 2),
