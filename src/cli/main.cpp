@@ -29,7 +29,9 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    std::fprintf(stderr, "conclave: %s; conclave help lists verbs and flags\n", error.what());
+    return 2;
   }
   if (app.get_subcommands().empty()) {
     std::puts(cli::overview().c_str());

@@ -72,6 +72,14 @@ void add_generate(CLI::App& app, int& status) {
   });
 }
 
+std::string at_least_one(const std::string& text) {
+  const bool whole = !text.empty() && text.size() < 10 &&
+                     text.find_first_not_of("0123456789") == std::string::npos;
+  return whole && std::stoll(text) > 0
+             ? ""
+             : "expected a whole number of at least 1, got `" + text + "`";
+}
+
 void add_forward(CLI::App& app) {
   auto o = std::make_shared<recipes::ForwardOptions>();
   CLI::App* verb = app.add_subcommand(
@@ -84,7 +92,7 @@ void add_forward(CLI::App& app) {
   verb->add_flag("--grads", o->grads, "also the gradient of each parameter");
   verb->add_option("--steps", o->steps,
                    "this many AdamW steps on ids [steps, batch, seq]; writes losses only")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least_one);
   verb->add_flag("--timings", o->timings, "with --steps: also the seconds of each");
   verb->add_option("--dtype", o->dtype, "fp32, fp64 or bf16")->capture_default_str();
   verb->callback([o] { recipes::forward(*o); });
