@@ -39,10 +39,18 @@ LARGE |= dict(num_experts=16, num_experts_per_tok=4, moe_intermediate_size=256, 
 def demo():
     """(model config, [rows, seq]) of configs/pretrain/demo.yaml; the tokenizer's size where the config leaves it open."""
     config = yaml.safe_load((ROOT / "configs/pretrain/demo.yaml").read_text())
-    model = dict(config["model"]["config"])
+    model = {k: number(v) for k, v in config["model"]["config"].items()}
     if "vocab_size" not in model:
         model["vocab_size"] = vocabulary(ROOT / config["data"]["tokenizer"] / "tokenizer.json")
     return model, (config["batch"]["rows"], config["data"]["seq_len"])
+
+
+def number(value):
+    """YAML 1.1, which is what Python's reader knows, takes 1e-6 for a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def vocabulary(path):
