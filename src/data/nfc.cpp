@@ -13,10 +13,16 @@
 namespace conclave::data {
 namespace {
 
+// Hangul syllables are made of a leading consonant, a vowel and perhaps a trailing consonant by
+// arithmetic (Unicode 15, 3.12).
+constexpr char32_t kL = 0x1100, kV = 0x1161, kT = 0x11A7, kS = 0xAC00;
+constexpr char32_t kLs = 19, kVs = 21, kTs = 28, kSs = kLs * kVs * kTs;
+
 struct NfcTables {
   std::unordered_map<char32_t, std::pair<char32_t, char32_t>> parts;  // second 0: a single
   std::unordered_map<uint64_t, char32_t> wholes;                      // first << 32 | second
   std::unordered_map<char32_t, uint8_t> classes;
+  std::vector<bool> awkward = std::vector<bool>(0x110000);  // see to_nfc
 };
 
 // The next number of a table; `at` moves behind the one character after it, which is returned.
@@ -39,6 +45,8 @@ const NfcTables& tables() {
       } else {
         read_number(at, c);
         t.parts[c] = {a, b};
+        t.awkward[b] = true;
+        if (mark == '>') t.awkward[c] = true;
         if (mark == '=') t.wholes[uint64_t{a} << 32 | b] = c;
       }
     }
@@ -47,6 +55,7 @@ const NfcTables& tables() {
         c = a;
         while (*at == ' ') ++at;
       } else {
+        t.awkward[c] = true;
         t.parts[c++] = {a, 0};
       }
     }
@@ -58,8 +67,13 @@ const NfcTables& tables() {
         last = a;
       }
       read_number(at, klass);
-      for (; a <= last; ++a) t.classes[a] = static_cast<uint8_t>(klass);
+      for (; a <= last; ++a) {
+        t.classes[a] = static_cast<uint8_t>(klass);
+        t.awkward[a] = true;
+      }
     }
+    for (char32_t v = kV; v < kV + kVs; ++v) t.awkward[v] = true;
+    for (char32_t tail = kT + 1; tail < kT + kTs; ++tail) t.awkward[tail] = true;
     return t;
   }();
   return tables;
@@ -69,11 +83,6 @@ uint8_t class_of(char32_t c) {
   auto found = tables().classes.find(c);
   return found == tables().classes.end() ? 0 : found->second;
 }
-
-// Hangul syllables are made of a leading consonant, a vowel and perhaps a trailing consonant by
-// arithmetic (Unicode 15, 3.12).
-constexpr char32_t kL = 0x1100, kV = 0x1161, kT = 0x11A7, kS = 0xAC00;
-constexpr char32_t kLs = 19, kVs = 21, kTs = 28, kSs = kLs * kVs * kTs;
 
 void decompose(char32_t c, std::vector<char32_t>& out) {
   if (c >= kS && c < kS + kSs) {
@@ -129,20 +138,45 @@ void compose_all(std::vector<char32_t>& chars) {
   chars.resize(kept);
 }
 
-}  // namespace
-
-std::string to_nfc(std::string_view text) {
-  // Below U+0300 (bytes CC 80) nothing decomposes for good, reorders or joins what stands before
-  // it.
-  bool plain = std::all_of(text.begin(), text.end(),
-                           [](char byte) { return static_cast<uint8_t>(byte) < 0xCC; });
-  if (plain) return std::string(text);
+std::string normalized(std::string_view text) {
   std::vector<char32_t> chars;
   for (size_t at = 0; at < text.size();) decompose(next_code_point(text, at), chars);
   order_marks(chars);
   compose_all(chars);
   std::string out;
   for (char32_t c : chars) append_utf8(out, c);
+  return out;
+}
+
+}  // namespace
+
+// Awkward is a character that is a mark, may join what stands before it, or is never left as it is.
+// Any other is a border: what stands before it does not depend on what follows (UAX 15, 9.1). So
+// each run of awkward ones is normalized with the character before it, and the rest is copied.
+std::string to_nfc(std::string_view text) {
+  const std::vector<bool>& awkward = tables().awkward;
+  std::string out;
+  size_t copied = 0, border = 0;  // the last border
+  for (size_t at = 0; at < text.size();) {
+    const auto lead = static_cast<uint8_t>(text[at]);
+    if (lead < 0xCC) {  // below U+0300 nothing is awkward
+      border = at;
+      at += lead < 0x80 ? 1 : 2;
+      continue;
+    }
+    size_t end = at;
+    if (!awkward[next_code_point(text, end)]) {
+      border = at;
+      at = end;
+      continue;
+    }
+    for (size_t next = end; next < text.size(); end = next)
+      if (!awkward[next_code_point(text, next)]) break;
+    out += text.substr(copied, border - copied);
+    out += normalized(text.substr(border, end - border));
+    copied = border = at = end;
+  }
+  out += text.substr(copied);
   return out;
 }
 

@@ -7,7 +7,7 @@
 
 namespace conclave::data {
 
-// `text` is well-formed UTF-8. Text without a character from U+0300 on is returned as it is.
+// `text` is well-formed UTF-8.
 std::string to_nfc(std::string_view text);
 
 }  // namespace conclave::data

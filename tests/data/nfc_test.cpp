@@ -20,5 +20,13 @@ TEST(Nfc, ComposesAndOrders) {
   EXPECT_EQ(to_nfc("\u09C7\u09BE"), "\u09CB");  // two characters of class 0
 }
 
+TEST(Nfc, TouchesNothingElse) {
+  EXPECT_EQ(to_nfc(""), "");
+  EXPECT_EQ(to_nfc("x\u0301"), "x\u0301");
+  EXPECT_EQ(to_nfc("\u0301\u0323"), "\u0323\u0301");  // a mark with nothing before it
+  EXPECT_EQ(to_nfc("éae\u0301漢e\u0301\u0323字\u0301😀"), "éaé漢ẹ\u0301字\u0301😀");
+  EXPECT_EQ(to_nfc("한국어 ㄱ가\u11A8나\u11AB."), "한국어 ㄱ각난.");
+}
+
 }  // namespace
 }  // namespace conclave::data
