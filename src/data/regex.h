@@ -1,6 +1,7 @@
 // Regular expressions of published tokenizers, on PCRE2 with Unicode properties. Patterns are
 // written for Oniguruma; what the two read alike is taken, \s and \S get Oniguruma's meaning
-// (White_Space), any other escape that they may read differently is refused.
+// (White_Space), any other escape that they may read differently is refused. Letters added
+// after Unicode 14, which is PCRE2 10.42's, are no letters here.
 #pragma once
 #include <cstdint>
 #include <memory>

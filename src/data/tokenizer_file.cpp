@@ -13,7 +13,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int64_t kMaxId = (int64_t{1} << 24) - 1;
+// Tables are as long as the highest id: a damaged one must not take all memory.
+constexpr int64_t kMaxHoles = 1 << 16;
 
 class Reader {
  public:
@@ -78,7 +79,7 @@ class Reader {
 
   // The id must be free; the token decodes to the bytes of its characters, or to itself.
   void add_token(const std::string& token, int64_t id, const std::string& key) {
-    if (id < 0 || id > kMaxId) refuse(key, "an id from 0 to " + std::to_string(kMaxId), id);
+    if (id < 0 || id > max_id_) refuse(key, "an id from 0 to " + std::to_string(max_id_), id);
     size_t at = static_cast<size_t>(id);
     if (at >= out_.texts.size()) out_.texts.resize(at + 1);
     if (!out_.texts[at].empty()) refuse(key, "an id that no other token has", id);
@@ -114,12 +115,13 @@ class Reader {
 
   void read_vocab(const Json& vocab) {
     if (!vocab.is_object() || vocab.empty()) refuse("model.vocab", "an object of tokens", vocab);
+    max_id_ = 2 * static_cast<int64_t>(vocab.size()) + kMaxHoles;
     for (const auto& [token, id] : vocab.items()) {
       std::string key = "model.vocab." + token;
       if (token.empty()) refuse("model.vocab", "tokens that are not empty", token);
       if (!id.is_number_integer()) refuse(key, "a whole number", id);
-      add_token(token, id.is_number_unsigned() && id > kMaxId ? kMaxId + 1 : id.get<int64_t>(),
-                key);
+      const bool large = id.is_number_unsigned() && id.get<uint64_t>() > INT64_MAX;
+      add_token(token, large ? INT64_MAX : id.get<int64_t>(), key);
     }
     out_.tokens.resize(out_.texts.size());
     for (const auto& [token, id] : out_.ids)
@@ -185,6 +187,7 @@ class Reader {
 
   const Json& root_;
   const std::string& file_;
+  int64_t max_id_ = 0;
   TokenizerFile out_;
 };
 

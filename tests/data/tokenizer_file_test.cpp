@@ -5,6 +5,7 @@
 
 #include "../base/temp_folder.h"
 #include "base/error.h"
+#include "base/random.h"
 #include "tokenizer_cases.h"
 
 namespace conclave::data {
@@ -40,7 +41,7 @@ TEST(TokenizerFile, RefusesWithFileAndKey) {
       {"/model/ignore_merges", "yes", "`ignore_merges`: expected true or false"},
       {"/model/other", 1, "`model.other`: this key is not taken"},
       {"/model/vocab", json::object(), "`model.vocab`"},
-      {"/model/vocab/x", -1, "`model.vocab.x`: expected an id from 0 to 16777215, got -1"},
+      {"/model/vocab/x", -1, "`model.vocab.x`: expected an id from 0 to 66094, got -1"},
       {"/model/vocab/x", 4000000000u, "`model.vocab.x`: expected an id from 0"},
       {"/model/vocab/x", 18446744073709551615u, "`model.vocab.x`: expected an id from 0"},
       {"/model/vocab/x", 1.5, "`model.vocab.x`: expected a whole number"},
@@ -85,6 +86,21 @@ TEST(TokenizerFile, EveryTruncationIsOneMessage) {
         RunError, Tokenizer::parse(std::string_view(whole).substr(0, size), "t.json"));
     EXPECT_THAT(text, StartsWith("t.json:"));
     EXPECT_EQ(text.find('\n'), std::string::npos);
+  }
+}
+
+TEST(TokenizerFile, ADamagedByteIsAMessageOrAnotherTokenizer) {
+  const std::string whole = sample_training(262).to_json();
+  for (uint64_t i = 0; i < 400; ++i) {
+    std::string damaged = whole;
+    for (uint64_t k = 0; k <= i % 3; ++k)
+      damaged[below(whole.size(), 1, k, i)] = static_cast<char>(below(256, 2, k, i));
+    try {
+      Tokenizer tokenizer = Tokenizer::parse(damaged, "t.json");
+      tokenizer.encode(kSample);
+    } catch (const RunError& error) {
+      EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
+    }
   }
 }
 
