@@ -1,6 +1,6 @@
 // CPU ops beside what a user would call instead in ATen. `ops_bench --benchmark_filter=linear`;
-// threads by OMP_NUM_THREADS. Reports FLOP/s for products, bytes/s (read + written once each) for
-// the rest, in the middle of runs of real time.
+// threads by OMP_NUM_THREADS. Reports FLOP/s of products and, for the rest, B/s with each operand
+// read or written once.
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/mm.h>

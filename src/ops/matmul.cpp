@@ -5,7 +5,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <atomic>
+#include <type_traits>
 #include <vector>
 
 #include "base/check.h"
@@ -60,20 +62,30 @@ struct Block {
   }
 };
 
-// Experts differ in size, so whoever is free takes the next block. Which thread runs a block does
-// not change its bits.
 template <class S, class Out>
-void run(const std::vector<Product<S, Out>>& products) {
-  constexpr int64_t kRows = 128, kColumns = 512;
+std::vector<Block<S, Out>> cut(const std::vector<Product<S, Out>>& products, int64_t most_rows,
+                               int64_t most_columns) {
   std::vector<Block<S, Out>> blocks;
   for (const auto& p : products) {
     if (p.m == 0 || p.n == 0 || (p.k == 0 && p.add)) continue;
-    const int64_t rows = block_size(p.m, kRows), columns = block_size(p.n, kColumns);
+    const int64_t rows = block_size(p.m, most_rows), columns = block_size(p.n, most_columns);
     for (int64_t column = 0; column < p.n; column += columns)
       for (int64_t row = 0; row < p.m; row += rows)
         blocks.push_back(
             {&p, row, column, std::min(rows, p.m - row), std::min(columns, p.n - column)});
   }
+  return blocks;
+}
+
+// Experts differ in size, so whoever is free takes the next block. Which thread runs a block does
+// not change its bits.
+template <class S, class Out>
+void run(const std::vector<Product<S, Out>>& products) {
+  // Large blocks read their operands less often; smaller ones where there would be few to share.
+  constexpr size_t kEnough = 8;
+  std::vector<Block<S, Out>> blocks = cut(products, 256, 512);
+  if (blocks.size() < kEnough) blocks = cut(products, 128, 512);
+  if (blocks.size() < kEnough) blocks = cut(products, 128, 256);
   const int64_t n = static_cast<int64_t>(blocks.size());
   std::atomic<int64_t> next{0};
   at::parallel_for(0, std::min<int64_t>(n, at::get_num_threads()), 1, [&](int64_t, int64_t) {

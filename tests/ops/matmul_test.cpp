@@ -17,7 +17,7 @@ using namespace testing;
 struct Case {
   int64_t tokens, in, out;
 };
-constexpr Case kCases[] = {{0, 8, 4},   {1, 1, 1},       {1, 64, 96},
+constexpr Case kCases[] = {{0, 8, 4},   {1, 1, 1},       {1, 64, 96},    {520, 33, 1540},
                            {7, 48, 33}, {129, 513, 257}, {300, 72, 1030}};
 
 Op ours(at::ScalarType dtype) {
