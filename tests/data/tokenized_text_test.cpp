@@ -22,6 +22,13 @@ class TokenizedCorpusTest : public testing::Test {
   TokenizedCorpus load() {
     return tokenize_corpus(config_, tokenizer_, "<|endoftext|>", cache_.path());
   }
+  // Likewise; what it warns of goes to warnings_.
+  TokenizedCorpus load_with_warning(const std::string& cache_folder) {
+    testing::internal::CaptureStderr();
+    TokenizedCorpus corpus = tokenize_corpus(config_, tokenizer_, "<|endoftext|>", cache_folder);
+    warnings_ = testing::internal::GetCapturedStderr();
+    return corpus;
+  }
   std::string cache_file() const {
     for (const auto& entry : std::filesystem::directory_iterator(cache_.path()))
       return entry.path().string();
@@ -30,6 +37,7 @@ class TokenizedCorpusTest : public testing::Test {
 
   TempFolder folder_, cache_;
   TextConfig config_;
+  std::string warnings_;
   Tokenizer tokenizer_ = tokenizer_of(sample_json());
 };
 
@@ -73,8 +81,9 @@ TEST_F(TokenizedCorpusTest, ADamagedCacheIsMadeAgain) {
   const std::string whole = TempFolder::read(cache_file());
   for (size_t size : {size_t{0}, size_t{20}, whole.size() - 1}) {
     cache_.write(std::filesystem::path(cache_file()).filename(), whole.substr(0, size));
-    TokenizedCorpus again = load();
+    TokenizedCorpus again = load_with_warning(cache_.path());
     EXPECT_FALSE(again.from_cache);
+    EXPECT_THAT(warnings_, testing::HasSubstr(cache_file() + ": damaged"));
     EXPECT_EQ(again.train->ids, made.train->ids);
     EXPECT_EQ(TempFolder::read(cache_file()), whole);
   }
@@ -82,15 +91,15 @@ TEST_F(TokenizedCorpusTest, ADamagedCacheIsMadeAgain) {
     std::string flipped = whole;
     flipped[at] ^= 4;
     cache_.write(std::filesystem::path(cache_file()).filename(), flipped);
-    ASSERT_FALSE(load().from_cache) << at;
+    ASSERT_FALSE(load_with_warning(cache_.path()).from_cache) << at;
   }
 }
 
 TEST_F(TokenizedCorpusTest, WorksWithoutAPlaceForTheCache) {
   EXPECT_FALSE(tokenize_corpus(config_, tokenizer_, "<|endoftext|>", "").from_cache);
   std::string file = folder_.write("10.txt", "a file, no folder");
-  EXPECT_EQ(tokenize_corpus(config_, tokenizer_, "<|endoftext|>", file + "/cache").train->docs(),
-            24);
+  EXPECT_EQ(load_with_warning(file + "/cache").train->docs(), 24);
+  EXPECT_THAT(warnings_, testing::HasSubstr("not kept for the next start"));
 }
 
 TEST_F(TokenizedCorpusTest, RefusesWhatLeavesNothing) {

@@ -2,13 +2,18 @@
 
     python tests/parity/safetensors_parity.py DIR
 
-Run by SafetensorsParity in tests/checkpoint/safetensors_test.cpp, which makes the file and compares the answer.
+Run by SafetensorsParity in tests/checkpoint/safetensors_test.cpp, which makes the file and compares the answer. Exit status 0, 1,
+or 77 where a package is missing.
 """
 import sys
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+try:
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+except ImportError as missing:
+    print(f"skipped: {missing}")
+    sys.exit(77)
 
 TYPES = {
     "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64,
