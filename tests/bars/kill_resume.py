@@ -124,7 +124,7 @@ class Trial:
         self.undisturbed("fp32")
         for how in (signal.SIGINT, signal.SIGTERM):
             output = self.folder / "stopped"
-            stage, said = self.tiny.run(output, after=0.7 * self.seconds["fp32"], how=how)
+            stage, said = self.tiny.run(output, at_step=20, how=how)
             self.finish(f"stopped by {how.name}", output, "fp32", stage, 75, said)
 
 

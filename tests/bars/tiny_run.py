@@ -30,8 +30,9 @@ class TinyRun:
     def command(self, output, **more):
         return [binary(), "pretrain", str(ROOT / "tests/bars/kill.yaml"), *self.data, *sets(output=output, **more)]
 
-    def run(self, output, kill_at=None, after=None, how=signal.SIGKILL, simple_renames=False, **more):
-        """Runs until its end, until the fault point `kill_at`, or for `after` seconds and then sends `how`. (status, stderr)
+    def run(self, output, kill_at=None, after=None, at_step=None, how=signal.SIGKILL, simple_renames=False, **more):
+        """Runs until its end, until the fault point `kill_at`, or for `after` seconds or until step `at_step` is in metrics.jsonl,
+        and then sends `how`. (status, stderr)
         simple_renames: as on a file system that cannot exchange two names."""
         env = os.environ | {"OMP_WAIT_POLICY": "passive"}  # threads that spin on a busy machine take minutes for nothing
         env |= {"CONCLAVE_KILL_AT": kill_at} if kill_at else {}
@@ -43,6 +44,10 @@ class TinyRun:
                     process.wait(after)
                 except subprocess.TimeoutExpired:
                     process.send_signal(how)
+            if at_step is not None:
+                while process.poll() is None and steps_in(output) < at_step:
+                    time.sleep(0.002)
+                process.send_signal(how)
             status = process.wait(300)
             said.seek(0)
             return status, said.read().strip()
@@ -62,6 +67,12 @@ class TinyRun:
         if status:
             raise RuntimeError(f"the undisturbed run: exit status {status}: {said}")
         return time.monotonic() - begin
+
+
+def steps_in(output):
+    """How many steps metrics.jsonl of a run has."""
+    path = pathlib.Path(output) / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def sets(**keys):
