@@ -64,8 +64,6 @@ TEST(SavedBytes, AreWhatTheTapesKeep) {
       const MemoryForecast forecast =
           forecast_memory(m, {.precision = precision, .tokens = kTokens, .recompute = recompute});
       auto kept = kept_by_tapes(dtype, recompute);
-      kept["residual"] = kept["other"];  // inputs of tapes, which have no class
-      kept.erase("other");
       // The way to the experts is kept outside the tapes.
       kept["layout"] = forecast.bytes("activations: layout");
       for (const auto& [name, bytes] : kept) {
