@@ -1,0 +1,39 @@
+// What a micro-batch is, and the segments that its way through a decoder is made of.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <set>
+#include <string>
+
+#include "nn/block.h"
+
+namespace conclave::parallel {
+
+struct Batch {
+  at::Tensor ids;     // [tokens] int64
+  at::Tensor labels;  // [tokens] int64: target of each position, ops::kIgnore where there is none;
+                      // undefined for inference
+  nn::Rows rows;
+};
+
+struct RunOptions {
+  bool training = true;                 // record tapes and compute gradients
+  std::set<std::string> recompute;      // tensor classes that are made again in the backward
+  bool defer_weight_gradients = false;  // leave them to run_weight_gradients()
+  double loss_seed =
+      1;  // the loss is Σ of token losses times this: 1 / scored tokens of the global batch
+};
+
+enum class SegmentKind { embed, mix, route, dispatch, experts, combine, join, feed_forward, head };
+struct Segment {
+  SegmentKind kind;
+  int layer;  // −1 for embed and head
+};
+
+// After run_backward: the weight gradients now, or later where the options say so.
+inline void finish_tape(nn::Tape& tape, const RunOptions& options) {
+  tape.run_backward();
+  if (!options.defer_weight_gradients) tape.run_weight_gradients();
+}
+
+}  // namespace conclave::parallel
