@@ -14,13 +14,15 @@ LayerRun::LayerRun(const nn::Layer& layer, const nn::Rows& rows, comm::Dispatche
       options_(options),
       mix_(fresh),
       route_(fresh),
+      shared_(fresh),
       experts_(fresh),
       join_(fresh) {}
 
 std::vector<SegmentKind> LayerRun::kinds() const {
   using enum SegmentKind;
   if (!layer_.block->has_experts()) return {mix, feed_forward};
-  return {mix, route, dispatch, experts, combine, join};
+  if (!layer_.block->has_shared_expert()) return {mix, route, dispatch, experts, combine, join};
+  return {mix, route, dispatch, shared, experts, combine, join};
 }
 
 void LayerRun::dispatch() {
@@ -33,6 +35,13 @@ void LayerRun::dispatch() {
   received_.made_again_by("dispatch", [&dispatcher = dispatcher_, x, layout = layout_] {
     return dispatcher.dispatch(layout, x.get());
   });
+  if (layer_.block->has_shared_expert()) {
+    // The same tensor, or the same recipe, as the router and the dispatch keep.
+    shared_in_ = shared_.input(routed_.x.data);
+    shared_in_.tensor_class = routed_.x.tensor_class;
+    shared_in_.recipe = routed_.x.recipe;
+    shared_.counted_elsewhere(shared_in_.data);
+  }
   routed_.x.data.reset();
   routed_.weights.data.reset();
   routed_.x.recipe = nullptr;
@@ -62,6 +71,11 @@ void LayerRun::forward(SegmentKind kind, at::Tensor& hidden) {
     case SegmentKind::dispatch:
       dispatch();
       break;
+    case SegmentKind::shared:
+      shared_out_ = block.shared(shared_, shared_in_);
+      shared_in_.data.reset();
+      shared_in_.recipe = nullptr;
+      break;
     case SegmentKind::experts:
       experts_out_ = block.experts(experts_, {received_, weights_, layout_.offsets});
       received_.data.reset();
@@ -72,6 +86,8 @@ void LayerRun::forward(SegmentKind kind, at::Tensor& hidden) {
       combined_ = dispatcher_.combine(layout_, experts_out_.data);
       experts_out_.data.reset();
       experts_out_.recipe = nullptr;
+      if (shared_out_.data.defined()) combined_.add_(pass_on(shared_out_));
+      shared_out_.recipe = nullptr;
       break;
     case SegmentKind::join:
       join_h_ = join_.input(hidden);
@@ -100,7 +116,9 @@ void LayerRun::backward(SegmentKind kind, at::Tensor& dhidden) {
       dcombined_ = join_.take_grad(join_combined_);
       break;
     case SegmentKind::combine:
-      dexperts_out_ = dispatcher_.dispatch(layout_, std::exchange(dcombined_, {}));
+      dexperts_out_ = dispatcher_.dispatch(layout_, dcombined_);
+      if (layer_.block->has_shared_expert()) dshared_out_ = dcombined_;
+      dcombined_.reset();
       break;
     case SegmentKind::experts:
       experts_.seed(experts_out_, std::exchange(dexperts_out_, {}));
@@ -108,12 +126,17 @@ void LayerRun::backward(SegmentKind kind, at::Tensor& dhidden) {
       dreceived_ = experts_.take_grad(received_);
       dweights_ = experts_.take_grad(weights_);
       break;
+    case SegmentKind::shared:
+      shared_.seed(shared_out_, std::exchange(dshared_out_, {}));
+      finish_tape(shared_, options_);
+      break;
     case SegmentKind::dispatch:
       dx_ = dispatcher_.combine(layout_, std::exchange(dreceived_, {}));
       drouting_ = dispatcher_.combine_weights(layout_, std::exchange(dweights_, {}));
       break;
     case SegmentKind::route:
       route_.seed(routed_.x, std::exchange(dx_, {}));
+      if (layer_.block->has_shared_expert()) route_.seed(routed_.x, shared_.take_grad(shared_in_));
       route_.seed(routed_.weights, std::exchange(drouting_, {}));
       finish_tape(route_, options_);
       dhidden = std::exchange(dh_, {}).add(route_.take_grad(route_in_));
@@ -134,6 +157,8 @@ nn::Tape* LayerRun::tape_of(SegmentKind kind) {
       return &mix_;
     case SegmentKind::route:
       return &route_;
+    case SegmentKind::shared:
+      return &shared_;
     case SegmentKind::experts:
       return &experts_;
     case SegmentKind::join:

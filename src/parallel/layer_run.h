@@ -23,7 +23,9 @@ class LayerRun {
   nn::Tape* tape_of(SegmentKind kind);  // null: dispatch and combine have none
 
   const nn::Routed& routed() const { return routed_; }
-  std::vector<const nn::Tape*> tapes() const { return {&mix_, &route_, &experts_, &join_}; }
+  std::vector<const nn::Tape*> tapes() const {
+    return {&mix_, &route_, &shared_, &experts_, &join_};
+  }
 
  private:
   void dispatch();
@@ -32,15 +34,15 @@ class LayerRun {
   const nn::Rows& rows_;
   comm::Dispatcher& dispatcher_;
   const RunOptions& options_;
-  nn::Tape mix_, route_, experts_, join_;
+  nn::Tape mix_, route_, shared_, experts_, join_;
   // Values keep their gradient's slot; their data is dropped once it was passed on.
-  nn::Value mix_in_, mix_out_, route_in_, received_, weights_, experts_out_, join_h_,
-      join_combined_, out_;
+  nn::Value mix_in_, mix_out_, route_in_, shared_in_, shared_out_, received_, weights_,
+      experts_out_, join_h_, join_combined_, out_;
   nn::Routed routed_;
   comm::Dispatch layout_;
   at::Tensor combined_;        // from combine to join
   at::Tensor dh_, dcombined_;  // gradients that join leaves for mix and combine
-  at::Tensor dexperts_out_, dreceived_, dweights_, dx_, drouting_;
+  at::Tensor dshared_out_, dexperts_out_, dreceived_, dweights_, dx_, drouting_;
 };
 
 }  // namespace conclave::parallel

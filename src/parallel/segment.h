@@ -24,7 +24,18 @@ struct RunOptions {
       1;  // the loss is Σ of token losses times this: 1 / scored tokens of the global batch
 };
 
-enum class SegmentKind { embed, mix, route, dispatch, experts, combine, join, feed_forward, head };
+enum class SegmentKind {
+  embed,
+  mix,
+  route,
+  dispatch,
+  shared,
+  experts,
+  combine,
+  join,
+  feed_forward,
+  head
+};
 struct Segment {
   SegmentKind kind;
   int layer;  // −1 for embed and head
