@@ -1,5 +1,6 @@
 #include "parallel/micro_batch.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/index_select.h>
 #include <c10/util/Exception.h>
 
@@ -123,9 +124,11 @@ const at::Tensor& MicroBatch::loads(int layer) const {
 }
 
 double MicroBatch::aux() const {
-  double sum = 0;
-  for (const auto& l : layers_) sum += l.routed().aux;
-  return sum;
+  at::Tensor sum;
+  for (const auto& l : layers_)
+    if (const at::Tensor& part = l.routed().aux; part.defined())
+      sum = sum.defined() ? at::add(sum, part) : part;
+  return sum.defined() ? sum.item<double>() : 0;
 }
 
 std::map<std::string, int64_t> MicroBatch::saved_bytes() const {

@@ -34,7 +34,7 @@ class MicroBatch {
 
   double loss_sum() const { return head_.loss_sum(); }  // Σ over scored positions, nats
   int64_t scored() const { return head_.scored(); }
-  double aux() const;  // this micro-batch's part of the auxiliary loss
+  double aux() const;  // this micro-batch's part of the routers' losses
   // [tokens, hidden]: after the last forward segment; without labels the head leaves the normed
   // states here.
   at::Tensor hidden() const { return hidden_; }
