@@ -37,7 +37,7 @@ class Qwen3MoeBlock : public Block {
   bool has_experts() const override { return sparse_; }
   Routed route(Tape& t, const Value& h, const Rows& rows) override;
   Value experts(Tape& t, const Received& r) override {
-    return grouped_swiglu(t, r, *gate_up_, *down_);
+    return grouped_swiglu(t, r, {*gate_up_, *down_});
   }
   Value join(Tape& t, const Value& h, const Value& combined) override {
     return add(t, h, combined);
