@@ -175,6 +175,7 @@ Decoder make_qwen3_moe(const nlohmann::json& config, const std::string& from,
     layer.facts = {.heads = c.heads,
                    .kv_heads = c.kv_heads,
                    .head_dim = c.head_dim,
+                   .head_norms = true,
                    .attention_biases = c.biases};
     if (c.sparse(i))
       layer.facts.experts = c.experts, layer.facts.top_k = c.top_k, layer.facts.ffn = c.ffn;
