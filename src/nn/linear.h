@@ -23,7 +23,7 @@ Value swiglu(Tape& tape, const Value& gate_up, const Value* weights = nullptr,
 
 Value add(Tape& tape, const Value& a, const Value& b);
 
-// ids [tokens] → rows of w [vocab, hidden].
-Value embedding(Tape& tape, const at::Tensor& ids, Weight& w);
+// ids [tokens] → rows of w [vocab, hidden]. The token `padding` leaves no gradient in its row.
+Value embedding(Tape& tape, const at::Tensor& ids, Weight& w, int64_t padding = -1);
 
 }  // namespace conclave::nn
