@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "models/rope.h"
-
 namespace conclave::models {
 namespace {
 
@@ -12,8 +10,8 @@ int64_t read_padding(const Keys& k, int64_t vocab) {
   const auto* v = k.find({"pad_token_id"});
   if (!v) return -1;
   if (!v->is_number_integer() || v->get<int64_t>() < -vocab || v->get<int64_t>() >= vocab)
-    k.refuse("pad_token_id", "expected a token below vocab_size = " + std::to_string(vocab) +
-                                 ", got " + v->dump());
+    k.refuse("pad_token_id",
+             "expected a token below vocab_size = " + std::to_string(vocab) + ", got " + v->dump());
   return (v->get<int64_t>() + vocab) % vocab;
 }
 
@@ -57,17 +55,23 @@ nn::LayerFacts Frame::facts() const {
   return f;
 }
 
-ops::RotaryTable Frame::rotary(const Keys& k, int64_t dim, const ops::RopeConfig& otherwise,
+ops::RotaryTable Frame::rotary(const Keys& k, int64_t dim, double default_theta,
                                at::ScalarType dtype) const {
   if (dim % 2)
     k.refuse("head_dim", "expected an even number (rotary pairs), got " + std::to_string(dim));
-  return ops::rotary_table(max_positions, dim, read_rope(k, otherwise), dtype);
+  const double theta = k.number({"rope_parameters.rope_theta", "rope_theta"}, default_theta);
+  if (!(theta > 0)) k.refuse("rope_theta", "expected a number above 0");
+  if (k.text({"rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type"},
+             "default") != "default")
+    k.refuse("rope_parameters",
+             "expected rope_type default; scaled rotary embeddings are not supported for this "
+             "architecture yet");
+  return ops::rotary_table(max_positions, dim, theta, dtype);
 }
 
-nn::Decoder assemble(
-    const Frame& frame, const std::string& model_type, at::ScalarType dtype,
-    const std::function<nn::LayerFacts(int)>& facts,
-    const std::function<std::unique_ptr<nn::Block>(int, nn::Weights)>& block) {
+nn::Decoder assemble(const Frame& frame, const std::string& model_type, at::ScalarType dtype,
+                     const std::function<nn::LayerFacts(int)>& facts,
+                     const std::function<std::unique_ptr<nn::Block>(int, nn::Weights)>& block) {
   nn::Decoder d;
   d.model_type = model_type;
   d.model_file = "src/models/" + model_type + ".cpp";
@@ -82,9 +86,7 @@ nn::Decoder assemble(
     layer.facts = facts(i);
     layer.dense = &d.add_unit(unit + ".dense", dtype);
     if (layer.facts.experts > 0) layer.experts = &d.add_unit(unit + ".experts", dtype);
-    if (layer.facts.correction_bias)
-      layer.router = &d.add_unit(unit + ".router", dtype, /*trained=*/false);
-    layer.block = block(i, nn::Weights(layer.name + ".", *layer.dense, layer.experts, layer.router));
+    layer.block = block(i, nn::Weights(layer.name + ".", *layer.dense, layer.experts));
     d.layers.push_back(std::move(layer));
   }
   d.finish(dtype);

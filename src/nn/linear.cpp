@@ -55,13 +55,14 @@ Value swiglu(Tape& tape, const Value& gate_up, const Value* weights, ops::Activa
   Saved saved = tape.save(gate_up);
   Saved saved_weights = weights ? tape.save(*weights) : Saved();
   const int weights_id = weights ? weights->id : -1;
-  Value y = tape.record(ops::swiglu(gate_up.data, weights ? weights->data : at::Tensor(), activation),
-                        [=, id = gate_up.id](Tape& tape, const at::Tensor& dy) {
-                          auto [dgate_up, dweights] = ops::swiglu_backward(
-                              dy, saved.get(), saved_weights.get(), activation);
-                          tape.add_grad(id, dgate_up);
-                          tape.add_grad(weights_id, dweights);
-                        });
+  Value y =
+      tape.record(ops::swiglu(gate_up.data, weights ? weights->data : at::Tensor(), activation),
+                  [=, id = gate_up.id](Tape& tape, const at::Tensor& dy) {
+                    auto [dgate_up, dweights] =
+                        ops::swiglu_backward(dy, saved.get(), saved_weights.get(), activation);
+                    tape.add_grad(id, dgate_up);
+                    tape.add_grad(weights_id, dweights);
+                  });
   y.made_again_by("swiglu",
                   [=] { return ops::swiglu(saved.get(), saved_weights.get(), activation); });
   return y;

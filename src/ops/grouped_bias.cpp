@@ -50,10 +50,10 @@ void grouped_bias_(at::Tensor y, const at::Tensor& bias, const at::Tensor& offse
     const scalar_t* b = bias.const_data_ptr<scalar_t>();
     const A* w = weights.defined() ? weights.const_data_ptr<A>() : nullptr;
     each_block(s.rows, 2 * s.out, [&](int64_t r) {
-      sweep<A>(s.out, [&, row = to + r * s.out, of = b + s.expert_of(r) * s.out](int64_t i,
-                                                                                  auto lanes) {
-        store(row + i, load(row + i, lanes) + load(of + i, lanes) * (w ? w[r] : A(1)), lanes);
-      });
+      sweep<A>(
+          s.out, [&, row = to + r * s.out, of = b + s.expert_of(r) * s.out](int64_t i, auto lanes) {
+            store(row + i, load(row + i, lanes) + load(of + i, lanes) * (w ? w[r] : A(1)), lanes);
+          });
     });
   });
 }
@@ -62,8 +62,7 @@ at::Tensor grouped_bias_backward_weights(const at::Tensor& dy, const at::Tensor&
                                          const at::Tensor& offsets) {
   const Sizes s = checked_sizes(dy, bias, offsets, {});
   CHECK_DTYPE(bias, dy.scalar_type());
-  at::Tensor dweights =
-      at::empty({s.rows}, dy.options().dtype(at::toOpMathType(dy.scalar_type())));
+  at::Tensor dweights = at::empty({s.rows}, dy.options().dtype(at::toOpMathType(dy.scalar_type())));
   AT_DISPATCH_FLOATING_TYPES_AND(
       at::kBFloat16, dy.scalar_type(), "grouped_bias_backward_weights", [&] {
         using A = acc_t<scalar_t>;

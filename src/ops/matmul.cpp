@@ -196,8 +196,7 @@ at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor&
   CHECK_SHAPE(dy, rows, out);
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, dy.scalar_type());
-  return rows_times_weights(dy, w, false, experts, out, in,
-                            expert_ends(offsets, experts, rows));
+  return rows_times_weights(dy, w, false, experts, out, in, expert_ends(offsets, experts, rows));
 }
 
 void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x,
