@@ -97,9 +97,8 @@ Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tok
 }
 
 Routed Qwen3MoeBlock::route(Tape& t, const Value& h, const Rows& rows) {
-  return nn::route(
-      t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows,
-      {.top_k = c_.top_k, .renormalise = c_.renormalise, .aux_coef = c_.aux_coef, .layer = layer_});
+  return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows,
+                   {.top_k = c_.top_k, .renormalise = c_.renormalise, .aux_coef = c_.aux_coef});
 }
 
 Value Qwen3MoeBlock::feed_forward(Tape& t, const Value& h) {
@@ -128,7 +127,7 @@ LayerFacts Qwen3MoeConfig::facts(int layer) const {
 
 Decoder make_qwen3_moe(const Keys& keys, const DecoderOptions& options) {
   const Qwen3MoeConfig c(keys, options);
-  const auto rotary = c.rotary(keys, c.head_dim, {.theta = 10000}, options.dtype);
+  const auto rotary = c.rotary(keys, c.head_dim, 10000, options.dtype);
   return assemble(
       c, "qwen3_moe", options.dtype, [&](int i) { return c.facts(i); },
       [&](int i, Weights w) { return std::make_unique<Qwen3MoeBlock>(c, i, rotary, w); });
