@@ -92,7 +92,7 @@ Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tok
   Value k = head_norm_rotary(t, linear(t, n, k_, k_bias_, "qkv"), k_norm_, c_.eps, rows,
                              rotary_);  // [tokens, kv_heads, head_dim]
   Value v = linear(t, n, v_, v_bias_, "qkv");
-  Value a = attention(t, q, k, v, rows, {.scale = 1 / std::sqrt(double(c_.head_dim))}, layer_);
+  Value a = attention(t, q, k, v, rows, 1 / std::sqrt(double(c_.head_dim)), layer_);
   return add(t, x, linear(t, a, o_, o_bias_));
 }
 
