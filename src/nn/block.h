@@ -86,7 +86,8 @@ class Block {
   virtual Value experts(
       Tape& tape, const Received& received) = 0;  // [received, hidden], routing weights applied
   virtual Value join(Tape& tape, const Value& h, const Value& combined) = 0;  // [tokens, hidden]
-  virtual Value feed_forward(Tape& tape, const Value& h) = 0;  // dense layer: h + mlp(norm(h))
+  // Dense layer: h + mlp(norm(h)). Throws where an architecture has none.
+  virtual Value feed_forward(Tape& tape, const Value& h);
   // The buffer [experts] that follows the loads after each optimizer step, if the router has one.
   virtual Weight* correction_bias() { return nullptr; }
 };

@@ -70,11 +70,12 @@ Weight& Unit::add(std::string name, std::vector<int64_t> shape,
   return *weights_.back();
 }
 
-Weight& Weights::add(const std::string& name, std::vector<int64_t> shape) {
+Weight& Weights::add(const std::string& name, std::vector<int64_t> shape,
+                     std::optional<Init> init) {
   const bool matrix = shape.size() > 1;
   const bool bias = name.ends_with(".bias");
-  const Init init = matrix ? Init::normal : bias ? Init::zeros : Init::ones;
-  return dense_.add(prefix_ + name, shape, {{prefix_ + name, shape}}, init, matrix);
+  const Init usual = matrix ? Init::normal : bias ? Init::zeros : Init::ones;
+  return dense_.add(prefix_ + name, shape, {{prefix_ + name, shape}}, init.value_or(usual), matrix);
 }
 
 Weight& Weights::add_stack(const std::string& pattern, std::vector<int64_t> shape) {

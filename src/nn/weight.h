@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -83,9 +84,9 @@ class Weights {
  public:
   Weights(std::string prefix, Unit& dense, Unit* experts = nullptr, Unit* router = nullptr)
       : prefix_(std::move(prefix)), dense_(dense), experts_(experts), router_(router) {}
-  // `name` is the checkpoint's key below the prefix. One dim: ones, no decay (a norm); more:
-  // normal.
-  Weight& add(const std::string& name, std::vector<int64_t> shape);
+  // `name` is the checkpoint's key below the prefix. One dim: no decay, and ones (a norm), zeros (a
+  // bias) or what `init` says; more: normal.
+  Weight& add(const std::string& name, std::vector<int64_t> shape, std::optional<Init> init = {});
   // Matrices of equal shape that are one weight here: "mlp.{gate_proj,up_proj}.weight" with shape
   // [2 · ffn, hidden].
   Weight& add_stack(const std::string& pattern, std::vector<int64_t> shape);

@@ -57,7 +57,7 @@ void MicroBatch::forward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
   with_weights(s, false, [&] {
     if (s.kind == SegmentKind::embed) {
-      embedded_ = nn::embedding(embed_, batch_.ids, *decoder_.embedding);
+      embedded_ = nn::embedding(embed_, batch_.ids, *decoder_.embedding, decoder_.padding);
       hidden_ = std::exchange(embedded_.data, {});
     } else if (s.kind == SegmentKind::head) {
       hidden_ = head_.forward(std::exchange(hidden_, {}), *decoder_.final_norm, decoder_.norm_eps,
