@@ -17,7 +17,8 @@ class Keys;
 struct DecoderOptions {
   at::ScalarType dtype = at::kFloat;  // of weights and activations: fp32, fp64 or bf16
   double aux_coef =
-      -1;  // coefficient of the router's auxiliary loss; negative: what config.json says
+      -1;            // coefficient of the router's auxiliary loss; negative: what config.json says
+  bool mtp = false;  // with the modules of multi-token prediction that config.json names
   std::map<std::string, std::string>
       places;  // of a config that is written inline: where each key stands (base/config_tree.h);
                // unknown keys are refused then

@@ -22,12 +22,24 @@ MicroBatch::MicroBatch(nn::Decoder& decoder, Units& units, comm::Dispatcher& dis
       head_(embed_) {
   const nn::Tape fresh = embed_;
   segments_.push_back({SegmentKind::embed, -1});
-  for (int i = 0; i < static_cast<int>(decoder.layers.size()); ++i) {
-    layers_.emplace_back(decoder.layers[static_cast<size_t>(i)], batch_.rows, dispatcher_, options_,
-                         fresh);
-    for (SegmentKind kind : layers_.back().kinds()) segments_.push_back({kind, i});
-  }
+  const int layers = static_cast<int>(decoder.layers.size());
+  for (int i = 0; i < layers; ++i) add_layer(i, batch_.rows, fresh);
   segments_.push_back({SegmentKind::head, -1});
+  if (!options_.training || options_.mtp_weight == 0 || !batch_.labels.defined()) return;
+  for (const nn::Mtp& module : decoder.mtp) {
+    const int i = layers + static_cast<int>(mtp_.size());
+    mtp_.push_back(std::make_unique<MtpRun>(decoder, module,
+                                            mtp_.empty() ? batch_ : mtp_.back()->batch(), fresh));
+    segments_.push_back({SegmentKind::mtp_join, i});
+    add_layer(i, mtp_.back()->batch().rows, fresh);
+    segments_.push_back({SegmentKind::mtp_head, i});
+  }
+}
+
+void MicroBatch::add_layer(int index, const nn::Rows& rows, const nn::Tape& fresh) {
+  layers_.emplace_back(decoder_.layer(static_cast<size_t>(index)), rows, dispatcher_, options_,
+                       fresh);
+  for (SegmentKind kind : layers_.back().kinds()) segments_.push_back({kind, index});
 }
 
 // Runs `body` with the weights of a segment gathered, and releases them after.
@@ -36,7 +48,7 @@ void MicroBatch::with_weights(Segment s, bool backward, const std::function<void
   if (s.kind == SegmentKind::embed) first = decoder_.embedding_unit;
   if (s.kind == SegmentKind::head) first = decoder_.final_unit, second = decoder_.head_unit;
   if (s.layer >= 0) {
-    auto& layer = decoder_.layers[static_cast<size_t>(s.layer)];
+    const auto& layer = decoder_.layer(static_cast<size_t>(s.layer));
     if (s.kind == SegmentKind::experts) {
       first = layer.experts;
       // Rows are dispatched again from the router's norm, made again with its weight.
@@ -44,6 +56,8 @@ void MicroBatch::with_weights(Segment s, bool backward, const std::function<void
         second = layer.dense;
     } else if (s.kind != SegmentKind::dispatch && s.kind != SegmentKind::combine) {
       first = layer.dense;
+      if (s.kind == SegmentKind::mtp_join) second = decoder_.embedding_unit;
+      if (s.kind == SegmentKind::mtp_head) second = decoder_.head_unit;
     }
   }
   units_.gather(first);
@@ -62,7 +76,14 @@ void MicroBatch::forward(int index) {
     } else if (s.kind == SegmentKind::head) {
       hidden_ = head_.forward(std::exchange(hidden_, {}), *decoder_.final_norm, decoder_.norm_eps,
                               *decoder_.head, batch_.labels, options_.loss_seed);
-      if (batch_.labels.defined()) hidden_.reset();
+      if (batch_.labels.defined() && mtp_.empty()) hidden_.reset();
+    } else if (s.kind == SegmentKind::mtp_join) {
+      hidden_ = mtp_of(s).join(std::exchange(hidden_, {}));
+    } else if (s.kind == SegmentKind::mtp_head) {
+      const double seed =
+          options_.loss_seed * options_.mtp_weight / static_cast<double>(mtp_.size());
+      hidden_ = mtp_of(s).head(std::exchange(hidden_, {}), seed);
+      if (&mtp_of(s) == mtp_.back().get()) hidden_.reset();
     } else {
       layer_of(s).forward(s.kind, hidden_);
     }
@@ -87,6 +108,10 @@ void MicroBatch::backward(int index) {
     } else if (s.kind == SegmentKind::embed) {
       embed_.seed(embedded_, std::exchange(dhidden_, {}));
       finish_tape(embed_, options_);
+    } else if (s.kind == SegmentKind::mtp_join) {
+      dhidden_ = mtp_of(s).join_backward(std::exchange(dhidden_, {}), options_);
+    } else if (s.kind == SegmentKind::mtp_head) {
+      dhidden_ = mtp_of(s).head_run().backward(std::exchange(dhidden_, {}), options_);
     } else {
       layer_of(s).backward(s.kind, dhidden_);
     }
@@ -96,6 +121,8 @@ void MicroBatch::backward(int index) {
 nn::Tape* MicroBatch::tape_of(Segment s) {
   if (s.kind == SegmentKind::embed) return &embed_;
   if (s.kind == SegmentKind::head) return &head_.tape();
+  if (s.kind == SegmentKind::mtp_join) return &mtp_of(s).join_tape();
+  if (s.kind == SegmentKind::mtp_head) return &mtp_of(s).head_run().tape();
   return layer_of(s).tape_of(s.kind);
 }
 
@@ -123,6 +150,18 @@ const at::Tensor& MicroBatch::loads(int layer) const {
   return layers_.at(static_cast<size_t>(layer)).routed().loads;
 }
 
+double MicroBatch::mtp_loss_sum() const {
+  double sum = 0;
+  for (const auto& m : mtp_) sum += m->head_run().loss_sum();
+  return sum;
+}
+
+int64_t MicroBatch::mtp_scored() const {
+  int64_t sum = 0;
+  for (const auto& m : mtp_) sum += m->head_run().scored();
+  return sum;
+}
+
 double MicroBatch::aux() const {
   at::Tensor sum;
   for (const auto& l : layers_)
@@ -138,6 +177,10 @@ std::map<std::string, int64_t> MicroBatch::saved_bytes() const {
   };
   count(embed_);
   count(head_.tape());
+  for (const auto& m : mtp_) {
+    count(m->join_tape());
+    count(m->head_run().tape());
+  }
   for (const auto& l : layers_)
     for (const nn::Tape* tape : l.tapes()) count(*tape);
   return sum;

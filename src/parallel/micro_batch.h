@@ -4,6 +4,7 @@
 #pragma once
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "nn/decoder.h"
 #include "parallel/head_run.h"
 #include "parallel/layer_run.h"
+#include "parallel/mtp_run.h"
 #include "parallel/segment.h"
 #include "parallel/units.h"
 
@@ -22,7 +24,9 @@ class MicroBatch {
              RunOptions options);
   MicroBatch(const MicroBatch&) = delete;
 
-  // embed; per layer mix, route, dispatch, experts, combine, join or mix, feed_forward; head.
+  // embed; per layer mix, route, dispatch, shared, experts, combine, join (without a shared expert
+  // no shared) or mix, feed_forward; head; per module of multi-token prediction mtp_join, its
+  // layer's, mtp_head.
   const std::vector<Segment>& segments() const { return segments_; }
   void forward(int segment);    // ascending
   void backward(int segment);   // descending, after the forward of all
@@ -34,9 +38,11 @@ class MicroBatch {
 
   double loss_sum() const { return head_.loss_sum(); }  // Σ over scored positions, nats
   int64_t scored() const { return head_.scored(); }
+  double mtp_loss_sum() const;  // the same over the modules of multi-token prediction
+  int64_t mtp_scored() const;
   double aux() const;  // this micro-batch's part of the routers' losses
-  // [tokens, hidden]: after the last forward segment; without labels the head leaves the normed
-  // states here.
+  // [tokens, hidden], and fewer tokens in a module: after the last forward segment; without labels
+  // the head leaves the normed states here.
   at::Tensor hidden() const { return hidden_; }
   at::Tensor logits(const at::Tensor& positions);  // [n, vocab] of these positions of a finished
                                                    // forward; inference
@@ -46,6 +52,8 @@ class MicroBatch {
 
  private:
   LayerRun& layer_of(Segment s) { return layers_[static_cast<size_t>(s.layer)]; }
+  MtpRun& mtp_of(Segment s) { return *mtp_[static_cast<size_t>(s.layer) - decoder_.layers.size()]; }
+  void add_layer(int index, const nn::Rows& rows, const nn::Tape& fresh);
   nn::Tape* tape_of(Segment s);
   void with_weights(Segment s, bool backward, const std::function<void()>& body);
 
@@ -59,6 +67,7 @@ class MicroBatch {
   nn::Value embedded_;
   std::vector<LayerRun> layers_;
   HeadRun head_;
+  std::vector<std::unique_ptr<MtpRun>> mtp_;
   at::Tensor hidden_, dhidden_;
 };
 

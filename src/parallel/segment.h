@@ -22,6 +22,9 @@ struct RunOptions {
   bool defer_weight_gradients = false;  // leave them to run_weight_gradients()
   double loss_seed =
       1;  // the loss is Σ of token losses times this: 1 / scored tokens of the global batch
+  // In training with labels: weight of multi-token prediction's loss, the mean over the modules of
+  // Σ of their token losses times loss_seed; 0: the modules do not run.
+  double mtp_weight = 0;
 };
 
 enum class SegmentKind {
@@ -34,11 +37,13 @@ enum class SegmentKind {
   combine,
   join,
   feed_forward,
-  head
+  head,
+  mtp_join,
+  mtp_head
 };
 struct Segment {
   SegmentKind kind;
-  int layer;  // −1 for embed and head
+  int layer;  // nn::Decoder::layer; −1 for embed and head
 };
 
 // After run_backward: the weight gradients now, or later where the options say so.
