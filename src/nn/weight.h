@@ -46,10 +46,10 @@ class Unit {
   Unit(const Unit&) = delete;
 
   // Adds a weight of `shape` that the checkpoint knows as `pieces` (name and shape, in order of
-  // memory; they fill it exactly).
+  // memory; they fill it exactly). `transposed`: there the last two dims of each are swapped.
   Weight& add(std::string name, std::vector<int64_t> shape,
               std::vector<std::pair<std::string, std::vector<int64_t>>> pieces, Init init,
-              bool decay);
+              bool decay, bool transposed = false);
 
   const std::string& name() const { return layout_.name; }
   at::ScalarType dtype() const { return dtype_; }
@@ -86,6 +86,9 @@ class Weights {
   // "mlp.experts.{}.{gate_proj,up_proj}.weight" with shape [experts, 2 · ffn, hidden] is, an expert
   // after the other, gate_proj [ffn, hidden] then up_proj [ffn, hidden].
   Weight& add_experts(const std::string& pattern, std::vector<int64_t> shape);
+  // A stack of experts that the checkpoint holds as one tensor of the same name: matrices [experts,
+  // rows, in], there [experts, in, rows] where `transposed`, or their biases [experts, rows].
+  Weight& add_fused_experts(const std::string& name, std::vector<int64_t> shape, bool transposed);
 
  private:
   std::string prefix_;
