@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "models/rope.h"
+
 namespace conclave::models {
 namespace {
 
@@ -55,18 +57,11 @@ nn::LayerFacts Frame::facts() const {
   return f;
 }
 
-ops::RotaryTable Frame::rotary(const Keys& k, int64_t dim, double default_theta,
+ops::RotaryTable Frame::rotary(const Keys& k, int64_t dim, const ops::RopeConfig& otherwise,
                                at::ScalarType dtype) const {
   if (dim % 2)
     k.refuse("head_dim", "expected an even number (rotary pairs), got " + std::to_string(dim));
-  const double theta = k.number({"rope_parameters.rope_theta", "rope_theta"}, default_theta);
-  if (!(theta > 0)) k.refuse("rope_theta", "expected a number above 0");
-  if (k.text({"rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type"},
-             "default") != "default")
-    k.refuse("rope_parameters",
-             "expected rope_type default; scaled rotary embeddings are not supported for this "
-             "architecture yet");
-  return ops::rotary_table(max_positions, dim, theta, dtype);
+  return ops::rotary_table(max_positions, dim, read_rope(k, otherwise), dtype);
 }
 
 nn::Decoder assemble(const Frame& frame, const std::string& model_type, at::ScalarType dtype,
@@ -86,7 +81,10 @@ nn::Decoder assemble(const Frame& frame, const std::string& model_type, at::Scal
     layer.facts = facts(i);
     layer.dense = &d.add_unit(unit + ".dense", dtype);
     if (layer.facts.experts > 0) layer.experts = &d.add_unit(unit + ".experts", dtype);
-    layer.block = block(i, nn::Weights(layer.name + ".", *layer.dense, layer.experts));
+    if (layer.facts.correction_bias)
+      layer.router = &d.add_unit(unit + ".router", dtype, /*trained=*/false);
+    layer.block =
+        block(i, nn::Weights(layer.name + ".", *layer.dense, layer.experts, layer.router));
     d.layers.push_back(std::move(layer));
   }
   d.finish(dtype);

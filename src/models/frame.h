@@ -32,12 +32,12 @@ struct Frame {
   // Sizes of a layer with grouped-query attention and experts.
   nn::LayerFacts facts() const;
   // For the turned `dim` elements of a head.
-  ops::RotaryTable rotary(const Keys& k, int64_t dim, double default_theta,
+  ops::RotaryTable rotary(const Keys& k, int64_t dim, const ops::RopeConfig& otherwise,
                           at::ScalarType dtype) const;
 };
 
 // Embedding, final norm and head as `frame` says, and between them the layers: their facts (with
-// experts a unit for them), then their blocks. `model_type` as
+// experts, and with a correction bias, a unit for each), then their blocks. `model_type` as
 // config.json says it; src/models/MODEL_TYPE.cpp wires the blocks.
 nn::Decoder assemble(
     const Frame& frame, const std::string& model_type, at::ScalarType dtype,

@@ -92,13 +92,14 @@ Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tok
   Value k = head_norm_rotary(t, linear(t, n, k_, k_bias_, "qkv"), k_norm_, c_.eps, rows,
                              rotary_);  // [tokens, kv_heads, head_dim]
   Value v = linear(t, n, v_, v_bias_, "qkv");
-  Value a = attention(t, q, k, v, rows, 1 / std::sqrt(double(c_.head_dim)), layer_);
+  Value a = attention(t, q, k, v, rows, {.scale = 1 / std::sqrt(double(c_.head_dim))}, layer_);
   return add(t, x, linear(t, a, o_, o_bias_));
 }
 
 Routed Qwen3MoeBlock::route(Tape& t, const Value& h, const Rows& rows) {
-  return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows,
-                   {.top_k = c_.top_k, .renormalise = c_.renormalise, .aux_coef = c_.aux_coef});
+  return nn::route(
+      t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows,
+      {.top_k = c_.top_k, .renormalise = c_.renormalise, .aux_coef = c_.aux_coef, .layer = layer_});
 }
 
 Value Qwen3MoeBlock::feed_forward(Tape& t, const Value& h) {
@@ -127,7 +128,7 @@ LayerFacts Qwen3MoeConfig::facts(int layer) const {
 
 Decoder make_qwen3_moe(const Keys& keys, const DecoderOptions& options) {
   const Qwen3MoeConfig c(keys, options);
-  const auto rotary = c.rotary(keys, c.head_dim, 10000, options.dtype);
+  const auto rotary = c.rotary(keys, c.head_dim, {.theta = 10000}, options.dtype);
   return assemble(
       c, "qwen3_moe", options.dtype, [&](int i) { return c.facts(i); },
       [&](int i, Weights w) { return std::make_unique<Qwen3MoeBlock>(c, i, rotary, w); });

@@ -12,6 +12,8 @@ namespace {
 using MakeDecoder = nn::Decoder (*)(const Keys&, const DecoderOptions&);
 
 const std::map<std::string, MakeDecoder> kRegistry = {
+    {"GptOssForCausalLM", make_gpt_oss},
+    {"OlmoeForCausalLM", make_olmoe},
     {"Qwen3MoeForCausalLM", make_qwen3_moe},
 };
 
