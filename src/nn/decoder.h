@@ -3,6 +3,7 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nn/block.h"
@@ -37,7 +38,18 @@ struct Layer {
   std::unique_ptr<Block> block;
   Unit* dense = nullptr;
   Unit* experts = nullptr;  // none in a dense layer
+  Unit* router = nullptr;   // untrained: buffers of the router; none where it has none
   LayerFacts facts;
+};
+
+// A module of multi-token prediction (arXiv 2412.19437, section 2.2). Its input at position i is
+// eh_proj of [enorm(embedding of token i + depth), hnorm(state i)], where the states are those
+// that the main model's head sees, or the module before's; then come a layer and a norm, whose
+// output the main model's head turns into a prediction of token i + depth + 1.
+struct Mtp {
+  Weight *enorm = nullptr, *hnorm = nullptr, *norm = nullptr;  // [hidden]
+  Weight* eh_proj = nullptr;                                   // [hidden, 2 · hidden]
+  Layer layer;  // all weights but the experts' are in layer.dense
 };
 
 struct Decoder {
@@ -45,6 +57,7 @@ struct Decoder {
   std::string model_type;    // e.g. qwen3_moe, as config.json says it
   std::string model_file;    // the source that wires its blocks, for docs/one_token.md
   int64_t vocab = 0, hidden = 0, max_positions = 0;
+  int64_t padding = -1;  // looking up this token leaves no gradient in its row of the embedding
   double norm_eps = 0, initializer_range = 0.02;
   bool tied = false;  // the head is the embedding
 
@@ -54,8 +67,20 @@ struct Decoder {
        *head_unit = nullptr;  // head_unit == embedding_unit if tied
   Weight *embedding = nullptr, *final_norm = nullptr, *head = nullptr;
   std::vector<Layer> layers;
+  std::vector<Mtp> mtp;  // in training only, where they are wanted; units after the head's
 
-  Unit& add_unit(std::string name, at::ScalarType dtype);
+  // Layer i < layers.size(), or after them that of a module of multi-token prediction.
+  const Layer& layer(size_t i) const {
+    return i < layers.size() ? layers[i] : mtp.at(i - layers.size()).layer;
+  }
+
+  // What a checkpoint holds beside the weights, read past on loading: names, `*` for any run of
+  // characters. Copies of weights that it holds under a second name: written on saving.
+  std::vector<std::string> beside;
+  std::vector<std::pair<std::string, const Weight*>> copies;
+
+  // An untrained unit is fp32 where dtype is narrower: its buffers stay exact in a bf16 model.
+  Unit& add_unit(std::string name, at::ScalarType dtype, bool trained = true);
   // The embedding's unit with its weight; first of all calls. The final norm and the head's unit;
   // last of all calls.
   void begin(at::ScalarType dtype);
