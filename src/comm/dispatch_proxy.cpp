@@ -90,6 +90,8 @@ Dispatch ProxyDispatcher::prepare(const at::Tensor& ids, int64_t experts) {
   to.tokens = tokens;
   to.top_k = top_k;
   to.received = tokens * top_k;
+  tokens_ += tokens;
+  rows_ += to.buffer.token.numel();
   return to;
 }
 

@@ -24,8 +24,14 @@ class ProxyDispatcher final : public Dispatcher {
   at::Tensor dispatch_weights(const Dispatch& to, const at::Tensor& weights) override;
   at::Tensor combine_weights(const Dispatch& to, const at::Tensor& dweights) override;
 
+  // Rows of the receive buffer for each token, in the mean over all layouts so far.
+  double rows_per_token() const {
+    return tokens_ ? static_cast<double>(rows_) / static_cast<double>(tokens_) : 0;
+  }
+
  private:
   int64_t ranks_;
+  int64_t tokens_ = 0, rows_ = 0;
 };
 
 }  // namespace conclave::comm

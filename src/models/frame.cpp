@@ -36,6 +36,7 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       initializer_range(k.number({"initializer_range"}, 0.02)),
       aux_coef(options.aux_coef < 0 ? k.number({"router_aux_loss_coef"}, otherwise.aux_coef)
                                     : options.aux_coef),
+      share(options.share),
       tied(k.flag("tie_word_embeddings", false)),
       biases(k.flag("attention_bias", otherwise.biases)) {
   if (heads % kv_heads)
@@ -43,6 +44,9 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
   if (top_k > experts)
     k.refuse("num_experts_per_tok", "expected at most num_experts = " + std::to_string(experts));
   if (!(eps > 0)) k.refuse("rms_norm_eps", "expected a number above 0");
+  if (experts % share.expert_ranks)
+    k.refuse("num_experts", "expected a multiple of the " + std::to_string(share.expert_ranks) +
+                                " ranks that share them, got " + std::to_string(experts));
   if (k.text({"hidden_act"}, "silu") != "silu")
     k.refuse("hidden_act", "expected silu; others are not supported");
   if (k.number({"attention_dropout"}, 0) != 0)
@@ -73,6 +77,7 @@ nn::Decoder assemble(const Frame& frame, const std::string& model_type, at::Scal
   d.vocab = frame.vocab, d.hidden = frame.hidden, d.max_positions = frame.max_positions;
   d.padding = frame.padding;
   d.norm_eps = frame.eps, d.initializer_range = frame.initializer_range, d.tied = frame.tied;
+  d.share = frame.share;
   d.begin(dtype);
   for (int i = 0; i < frame.layers; ++i) {
     const std::string unit = "layers." + std::to_string(i);

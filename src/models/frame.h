@@ -24,6 +24,7 @@ struct Frame {
   int64_t experts, top_k, ffn;  // of the layers with experts
   int64_t padding;              // Decoder::padding
   double eps, initializer_range, aux_coef;
+  nn::Share share;
   bool tied, biases;  // biases: of the attention's projections
 
   // Reads and checks them; also refuses activations other than silu, and dropout.

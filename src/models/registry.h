@@ -19,6 +19,7 @@ struct DecoderOptions {
   double aux_coef =
       -1;            // coefficient of the router's auxiliary loss; negative: what config.json says
   bool mtp = false;  // with the modules of multi-token prediction that config.json names
+  nn::Share share = {};
   std::map<std::string, std::string>
       places;  // of a config that is written inline: where each key stands (base/config_tree.h);
                // unknown keys are refused then

@@ -4,6 +4,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
 
+#include <string_view>
+
 #include "ops/embedding.h"
 #include "ops/grouped_bias.h"
 #include "ops/matmul.h"

@@ -34,9 +34,15 @@ MicroBatch::MicroBatch(nn::Decoder& decoder, Units& units, comm::Dispatcher& dis
       embed_(options_.training, options_.recompute),
       head_(embed_) {
   const nn::Tape fresh = embed_;
-  segments_.push_back({SegmentKind::embed, -1});
+  TORCH_CHECK(decoder.share.ends != batch_.hidden.defined(),
+              "micro-batch: expected ids for a decoder with its ends, hidden states without");
+  if (decoder.share.ends)
+    segments_.push_back({SegmentKind::embed, -1});
+  else
+    hidden_ = batch_.hidden;
   const int layers = static_cast<int>(decoder.layers.size());
   for (int i = 0; i < layers; ++i) add_layer(i, batch_.rows, fresh);
+  if (!decoder.share.ends) return;
   segments_.push_back({SegmentKind::head, -1});
   if (!options_.training || options_.mtp_weight == 0 || !batch_.labels.defined()) return;
   for (const nn::Mtp& module : decoder.mtp) {

@@ -102,7 +102,11 @@ ElementBytes element_bytes(Precision precision) {
 std::map<std::string, int64_t> saved_bytes_per_token(const LayerShape& layer, int64_t hidden,
                                                      Precision precision,
                                                      const std::set<std::string>& recompute) {
-  Bytes saved = saved_without_recompute(layer, hidden, element_bytes(precision));
+  const ElementBytes e = element_bytes(precision);
+  Bytes saved = saved_without_recompute(layer, hidden, e);
+  // Without head norms rotary's backward does not need its input, but its recipe does.
+  if (recompute.count("rotary") && saved["rotary"] > 0 && !layer.head_norms)
+    saved[layer.whole_norms ? "norm" : "qkv"] += saved["rotary"];
   for (const std::string& c : recipes_in_order())
     if (recompute.count(c)) saved[c] = 0;
   return saved;
@@ -170,18 +174,43 @@ MemoryForecast forecast_memory(const ModelShape& model, const TrainingRun& run) 
       saved[c] += bytes * run.tokens;
     scratch = std::max(scratch, scratch_per_token(l, model.hidden, e, run.recompute));
   }
+  // A module starts from states and embeddings, side by side after their norms, and ends with a
+  // norm.
+  for (const LayerShape& l : model.mtp) {
+    for (const auto& [c, bytes] :
+         saved_bytes_per_token(l, model.hidden, run.precision, run.recompute))
+      saved[c] += bytes * run.tokens;
+    saved["residual"] += 5 * model.hidden * e.weight * run.tokens;
+    saved["statistics"] += 3 * e.wide * run.tokens;
+  }
   if (model.ends) {  // before the final norm
     saved["residual"] += model.hidden * e.weight * run.tokens;
     saved["statistics"] += e.wide * run.tokens;
   }
   for (const auto& [c, bytes] : saved) add("activations: " + c, bytes);
 
+  add("receive buffer", static_cast<int64_t>(run.received * static_cast<double>(run.tokens)) *
+                            model.hidden * e.weight);
   if (model.ends) add("logits, one chunk", logits_bytes(model, run, e));
   add("scratch", scratch * run.tokens);
   add("data", run.data_bytes);
   add("copy for saving", run.saves ? n * e.weight + updated * (master + 2 * moment) : 0);
   add("program and libtorch", run.base_bytes);
   return forecast;
+}
+
+const std::vector<std::string>& cheap_classes() {
+  static const std::vector<std::string> classes{"norm", "swiglu", "rotary", "dispatch"};
+  return classes;
+}
+
+bool fit_recompute(const ModelShape& model, TrainingRun& run, int64_t limit) {
+  const auto fits = [&] { return forecast_memory(model, run).total() <= limit; };
+  for (const std::string& c : cheap_classes()) {
+    if (fits()) return true;
+    run.recompute.insert(c);
+  }
+  return fits();
 }
 
 }  // namespace conclave::plan

@@ -45,6 +45,7 @@ struct TrainingRun {
   std::set<std::string> recompute = {};     // tensor classes
   int64_t max_logits = int64_t{1} << 22;    // elements of a chunk (ops/cross_entropy.h)
   int64_t data_bytes = 0;                   // tokenized text and what packing keeps
+  double received = 0;                      // rows a token that come from other ranks' tokens
   bool saves = true;                        // checkpoints are written from a copy in memory
   int64_t base_bytes = int64_t{150} << 20;  // the program and libtorch before anything is allocated
 };
@@ -61,6 +62,12 @@ struct MemoryForecast {
   int64_t bytes(const std::string& what) const;  // 0 if there is no such row
   std::string table() const;                     // a line a row, and the total
 };
+
+// The classes that are made again without a matrix product or attention, cheapest first.
+const std::vector<std::string>& cheap_classes();
+// Adds cheap classes to run.recompute, as few as make the forecast fit into `limit` bytes; false,
+// and all of them added, if that is not enough.
+bool fit_recompute(const ModelShape& model, TrainingRun& run, int64_t limit);
 
 // The largest moment: the last layer's backward, while all layers' activations are kept. Leaves out
 // the alignment of weights (below 256 elements each) and what the allocator holds back.

@@ -37,6 +37,9 @@ plan::LayerShape shape_of(const nn::LayerFacts& f) {
 plan::ModelShape shape_of(const nn::Decoder& decoder) {
   plan::ModelShape shape{.vocab = decoder.vocab, .hidden = decoder.hidden, .tied = decoder.tied};
   for (const auto& layer : decoder.layers) shape.layers.push_back(shape_of(layer.facts));
+  for (const auto& module : decoder.mtp) shape.mtp.push_back(shape_of(module.layer.facts));
+  shape.ends = decoder.share.ends;
+  shape.expert_ranks = decoder.share.expert_ranks;
   return shape;
 }
 

@@ -6,8 +6,10 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/sub.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/topk.h>
 #include <gtest/gtest.h>
@@ -33,9 +35,9 @@ at::Tensor through(const at::Tensor& rows, const at::Tensor& weights, const at::
   std::vector<at::Tensor> parts{rows.narrow(0, 0, 0)};
   for (int64_t e = 0; e < experts.size(0); ++e) {
     const int64_t begin = offsets[e].item<int64_t>(), end = offsets[e + 1].item<int64_t>();
-    parts.push_back(at::matmul(
-        rows.narrow(0, begin, end - begin) * weights.narrow(0, begin, end - begin).unsqueeze(1),
-        experts[e]));
+    parts.push_back(at::matmul(at::mul(rows.narrow(0, begin, end - begin),
+                                       weights.narrow(0, begin, end - begin).unsqueeze(1)),
+                               experts[e]));
   }
   return at::cat(parts);
 }
@@ -55,7 +57,7 @@ TEST(ProxyDispatcher, EqualsTheWholeLayerWithRepeatedExperts) {
     LocalDispatcher whole;
     ProxyDispatcher share(c.ranks);
     const at::Tensor expected = layer(whole, local.repeat({c.ranks, 1, 1}));
-    EXPECT_LE(largest(layer(share, local) - expected), 1e-12 * (1 + largest(expected)));
+    EXPECT_LE(largest(at::sub(layer(share, local), expected)), 1e-12 * (1 + largest(expected)));
   }
 }
 
@@ -91,7 +93,7 @@ TEST(ProxyDispatcher, BackwardsAreTransposes) {
                      w = at::randn({c.tokens, c.top_k}, at::kDouble),
                      dw = at::randn({to.received}, at::kDouble);
     const auto dot = [](const at::Tensor& a, const at::Tensor& b) {
-      return (a * b).sum().item<double>();
+      return at::mul(a, b).sum().item<double>();
     };
     EXPECT_NEAR(dot(d.dispatch(to, x), rows), dot(x, d.combine(to, rows)), 1e-10);
     EXPECT_NEAR(dot(d.dispatch_weights(to, w), dw), dot(w, d.combine_weights(to, dw)), 1e-12);
