@@ -85,7 +85,8 @@ class Block {
   virtual Value shared(Tape&, const Value&) { return {}; }  // [tokens, hidden]
   virtual Value experts(
       Tape& tape, const Received& received) = 0;  // [received, hidden], routing weights applied
-  virtual Value join(Tape& tape, const Value& h, const Value& combined) = 0;  // [tokens, hidden]
+  // [tokens, hidden]: the residual sum, unless an architecture has it otherwise.
+  virtual Value join(Tape& tape, const Value& h, const Value& combined);
   // Dense layer: h + mlp(norm(h)). Throws where an architecture has none.
   virtual Value feed_forward(Tape& tape, const Value& h);
   // The buffer [experts] that follows the loads after each optimizer step, if the router has one.
