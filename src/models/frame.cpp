@@ -1,6 +1,7 @@
 #include "models/frame.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "models/rope.h"
 
@@ -37,7 +38,8 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       aux_coef(options.aux_coef < 0 ? k.number({"router_aux_loss_coef"}, otherwise.aux_coef)
                                     : options.aux_coef),
       tied(k.flag("tie_word_embeddings", false)),
-      biases(k.flag("attention_bias", otherwise.biases)) {
+      biases(k.flag("attention_bias", otherwise.biases)),
+      renormalise(k.flag("norm_topk_prob", otherwise.renormalise)) {
   if (heads % kv_heads)
     k.refuse("num_key_value_heads", "expected a divisor of num_attention_heads");
   if (top_k > experts)
@@ -48,6 +50,8 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
   if (k.number({"attention_dropout"}, 0) != 0)
     k.refuse("attention_dropout", "expected 0; dropout is not supported");
 }
+
+double Frame::scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
 
 nn::LayerFacts Frame::facts() const {
   nn::LayerFacts f;

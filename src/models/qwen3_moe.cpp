@@ -1,7 +1,6 @@
 // Qwen3-MoE: 30B-A3B, 235B-A22B. Reference: transformers, models/qwen3_moe. Differs from Mixtral by
 // q/k norms and by weights that are renormalised or not (norm_topk_prob).
 #include <algorithm>
-#include <cmath>
 
 #include "models/frame.h"
 #include "nn/attention.h"
@@ -17,7 +16,6 @@ using namespace nn;
 
 struct Qwen3MoeConfig : Frame {
   int64_t dense_ffn, sparse_step;
-  bool renormalise;
   std::vector<int64_t> dense_layers;
 
   Qwen3MoeConfig(const Keys& k, const DecoderOptions& options);
@@ -36,9 +34,6 @@ class Qwen3MoeBlock : public Block {
   Routed route(Tape& t, const Value& h, const Rows& rows) override;
   Value experts(Tape& t, const Received& r) override {
     return grouped_swiglu(t, r, {*gate_up_, *down_});
-  }
-  Value join(Tape& t, const Value& h, const Value& combined) override {
-    return add(t, h, combined);
   }
   Value feed_forward(Tape& t, const Value& h) override;
 
@@ -92,7 +87,7 @@ Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tok
   Value k = head_norm_rotary(t, linear(t, n, k_, k_bias_, "qkv"), k_norm_, c_.eps, rows,
                              rotary_);  // [tokens, kv_heads, head_dim]
   Value v = linear(t, n, v_, v_bias_, "qkv");
-  Value a = attention(t, q, k, v, rows, {.scale = 1 / std::sqrt(double(c_.head_dim))}, layer_);
+  Value a = attention(t, q, k, v, rows, {.scale = c_.scale()}, layer_);
   return add(t, x, linear(t, a, o_, o_bias_));
 }
 
@@ -110,7 +105,6 @@ Qwen3MoeConfig::Qwen3MoeConfig(const Keys& k, const DecoderOptions& options)
     : Frame(k, options, {}),
       dense_ffn(k.count({"intermediate_size"}, 6144)),
       sparse_step(k.count({"decoder_sparse_step"}, 1)),
-      renormalise(k.flag("norm_topk_prob", false)),
       dense_layers(k.indices("mlp_only_layers")) {
   if (k.flag("use_sliding_window", false))
     k.refuse("use_sliding_window",
