@@ -19,10 +19,10 @@ struct DeepseekV3Config : Frame {
   MlaFacts mla;
   double softmax_scale, weight_scale;
   int64_t dense_layers, dense_ffn, shared_ffn, groups, top_groups;
-  bool renormalise;
 
   DeepseekV3Config(const Keys& k, const DecoderOptions& options)
-      : Frame(k, options, {.head_dim = 64, .max_positions = 4096, .aux_coef = 0}),
+      : Frame(k, options,
+              {.head_dim = 64, .max_positions = 4096, .aux_coef = 0, .renormalise = true}),
         mla{k.is_null("q_lora_rank") ? 0 : k.count({"q_lora_rank"}, 1536),
             k.count({"kv_lora_rank"}, 512), k.count({"qk_nope_head_dim"}, 128),
             k.count({"qk_rope_head_dim"}, 64), k.count({"v_head_dim"}, 128)},
@@ -32,8 +32,7 @@ struct DeepseekV3Config : Frame {
         dense_ffn(k.count({"intermediate_size"}, 18432)),
         shared_ffn(ffn * k.count({"n_shared_experts"}, 1)),
         groups(k.count({"n_group"}, 8)),
-        top_groups(k.count({"topk_group"}, 4)),
-        renormalise(k.flag("norm_topk_prob", true)) {
+        top_groups(k.count({"topk_group"}, 4)) {
     mtp_modules = k.count({"num_nextn_predict_layers"}, 0, 0);
     k.expect({{"num_key_value_heads", heads}, {"moe_layer_freq", 1}, {"seq_aux", true}});
     k.expect({{"scoring_func", "sigmoid"}, {"topk_method", "noaux_tc"}, {"rope_interleave", true}});

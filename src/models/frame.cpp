@@ -1,6 +1,7 @@
 #include "models/frame.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "models/rope.h"
 
@@ -39,6 +40,7 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
                    : options.aux_coef),
       tied(k.flag("tie_word_embeddings", false)),
       biases(k.flag("attention_bias", otherwise.biases)),
+      renormalise(k.flag("norm_topk_prob", otherwise.renormalise)),
       mtp_made(options.mtp) {
   if (heads % kv_heads)
     k.refuse("num_key_value_heads", "expected a divisor of num_attention_heads");
@@ -65,6 +67,8 @@ void Frame::check_groups(const Keys& k, int64_t groups, int64_t top_groups) cons
     k.refuse("num_experts_per_tok",
              "expected at most the " + std::to_string(most) + " experts of topk_group groups");
 }
+
+double Frame::scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
 
 nn::LayerFacts Frame::facts() const {
   nn::LayerFacts f;

@@ -15,7 +15,7 @@ struct Defaults {
   int64_t kv_heads = 0, head_dim = 0;  // 0: heads; hidden / heads
   int64_t max_positions = 32768;
   double eps = 1e-6, aux_coef = 0.001;
-  bool biases = false;
+  bool biases = false, renormalise = false;
   const char* ffn = "moe_intermediate_size";  // the key of an expert's width
 };
 
@@ -24,7 +24,9 @@ struct Frame {
   int64_t experts, top_k, ffn;  // of the layers with experts
   int64_t padding;              // Decoder::padding
   double eps, initializer_range, aux_coef;
-  bool tied, biases;  // biases: of the attention's projections
+  bool tied;
+  bool biases;       // of the attention's projections
+  bool renormalise;  // norm_topk_prob: the chosen experts' weights sum to 1
   // Modules of multi-token prediction in the checkpoint, and whether they are made.
   int64_t mtp_modules = 0;
   bool mtp_made;
@@ -32,6 +34,7 @@ struct Frame {
   // Reads and checks them; also refuses activations other than silu, and dropout.
   Frame(const Keys& k, const DecoderOptions& options, const Defaults& otherwise);
 
+  double scale() const;  // of a query times a key: 1 / √head_dim
   // A bias of the attention's projections, where there are any.
   nn::Weight* bias(nn::Weights& w, const std::string& name, int64_t width) const;
   // That `top_groups` of `groups` groups of experts can be chosen from (ops/router.h).
