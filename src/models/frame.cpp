@@ -1,6 +1,7 @@
 #include "models/frame.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "models/rope.h"
 
@@ -34,11 +35,14 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       padding(read_padding(k, vocab)),
       eps(k.number({"rms_norm_eps"}, otherwise.eps)),
       initializer_range(k.number({"initializer_range"}, 0.02)),
-      aux_coef(options.aux_coef < 0 ? k.number({"router_aux_loss_coef"}, otherwise.aux_coef)
-                                    : options.aux_coef),
+      aux_coef(options.aux_coef < 0
+                   ? k.number({"router_aux_loss_coef", "aux_loss_alpha"}, otherwise.aux_coef)
+                   : options.aux_coef),
       share(options.share),
       tied(k.flag("tie_word_embeddings", false)),
-      biases(k.flag("attention_bias", otherwise.biases)) {
+      biases(k.flag("attention_bias", otherwise.biases)),
+      renormalise(k.flag("norm_topk_prob", otherwise.renormalise)),
+      mtp_made(options.mtp) {
   if (heads % kv_heads)
     k.refuse("num_key_value_heads", "expected a divisor of num_attention_heads");
   if (top_k > experts)
@@ -52,6 +56,23 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
   if (k.number({"attention_dropout"}, 0) != 0)
     k.refuse("attention_dropout", "expected 0; dropout is not supported");
 }
+
+nn::Weight* Frame::bias(nn::Weights& w, const std::string& name, int64_t width) const {
+  return biases ? &w.add(name, {width}) : nullptr;
+}
+
+void Frame::check_groups(const Keys& k, int64_t groups, int64_t top_groups) const {
+  if (groups > 1 && (experts % groups || experts / groups < 2))
+    k.refuse("n_group", "expected equal groups of at least 2 of the " + std::to_string(experts) +
+                            " experts, got " + std::to_string(groups) + " groups");
+  if (top_groups > groups)
+    k.refuse("topk_group", "expected at most n_group = " + std::to_string(groups));
+  if (const int64_t most = top_groups * (experts / groups); top_k > most)
+    k.refuse("num_experts_per_tok",
+             "expected at most the " + std::to_string(most) + " experts of topk_group groups");
+}
+
+double Frame::scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
 
 nn::LayerFacts Frame::facts() const {
   nn::LayerFacts f;
@@ -68,9 +89,50 @@ ops::RotaryTable Frame::rotary(const Keys& k, int64_t dim, const ops::RopeConfig
   return ops::rotary_table(max_positions, dim, read_rope(k, otherwise), dtype);
 }
 
+namespace {
+
+using MakeFacts = std::function<nn::LayerFacts(int)>;
+using MakeBlock = std::function<std::unique_ptr<nn::Block>(int, nn::Weights)>;
+
+nn::Layer make_layer(nn::Decoder& d, int i, at::ScalarType dtype, const MakeFacts& facts,
+                     const MakeBlock& block) {
+  const std::string unit = "layers." + std::to_string(i);
+  nn::Layer layer;
+  layer.name = "model." + unit;
+  layer.facts = facts(i);
+  layer.dense = &d.add_unit(unit + ".dense", dtype);
+  if (layer.facts.experts > 0) layer.experts = &d.add_unit(unit + ".experts", dtype);
+  if (layer.facts.correction_bias)
+    layer.router = &d.add_unit(unit + ".router", dtype, /*trained=*/false);
+  layer.block = block(i, nn::Weights(layer.name + ".", *layer.dense, layer.experts, layer.router));
+  return layer;
+}
+
+// Published checkpoints hold copies of the embedding and of the head beside each module; where the
+// modules are not made, all that is theirs is read past.
+void add_mtp(nn::Decoder& d, const Frame& frame, int i, at::ScalarType dtype,
+             const MakeFacts& facts, const MakeBlock& block) {
+  const std::string prefix = "model.layers." + std::to_string(i) + ".";
+  if (!frame.mtp_made) {
+    d.beside.push_back(prefix + "*");
+    return;
+  }
+  nn::Mtp m;
+  m.layer = make_layer(d, i, dtype, facts, block);
+  nn::Weights w(prefix, *m.layer.dense);
+  m.enorm = &w.add("enorm.weight", {d.hidden});
+  m.hnorm = &w.add("hnorm.weight", {d.hidden});
+  m.eh_proj = &w.add("eh_proj.weight", {d.hidden, 2 * d.hidden});
+  m.norm = &w.add("shared_head.norm.weight", {d.hidden});
+  d.copies.emplace_back(prefix + "embed_tokens.weight", d.embedding);
+  d.copies.emplace_back(prefix + "shared_head.head.weight", d.head);
+  d.mtp.push_back(std::move(m));
+}
+
+}  // namespace
+
 nn::Decoder assemble(const Frame& frame, const std::string& model_type, at::ScalarType dtype,
-                     const std::function<nn::LayerFacts(int)>& facts,
-                     const std::function<std::unique_ptr<nn::Block>(int, nn::Weights)>& block) {
+                     const MakeFacts& facts, const MakeBlock& block) {
   nn::Decoder d;
   d.model_type = model_type;
   d.model_file = "src/models/" + model_type + ".cpp";
@@ -79,20 +141,11 @@ nn::Decoder assemble(const Frame& frame, const std::string& model_type, at::Scal
   d.norm_eps = frame.eps, d.initializer_range = frame.initializer_range, d.tied = frame.tied;
   d.share = frame.share;
   d.begin(dtype);
-  for (int i = 0; i < frame.layers; ++i) {
-    const std::string unit = "layers." + std::to_string(i);
-    nn::Layer layer;
-    layer.name = "model." + unit;
-    layer.facts = facts(i);
-    layer.dense = &d.add_unit(unit + ".dense", dtype);
-    if (layer.facts.experts > 0) layer.experts = &d.add_unit(unit + ".experts", dtype);
-    if (layer.facts.correction_bias)
-      layer.router = &d.add_unit(unit + ".router", dtype, /*trained=*/false);
-    layer.block =
-        block(i, nn::Weights(layer.name + ".", *layer.dense, layer.experts, layer.router));
-    d.layers.push_back(std::move(layer));
-  }
+  const int layers = static_cast<int>(frame.layers);
+  for (int i = 0; i < layers; ++i) d.layers.push_back(make_layer(d, i, dtype, facts, block));
   d.finish(dtype);
+  for (int i = layers; i < layers + frame.mtp_modules; ++i)
+    add_mtp(d, frame, i, dtype, facts, block);
   return d;
 }
 

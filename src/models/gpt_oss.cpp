@@ -1,7 +1,5 @@
 // GPT-OSS: 20B, 120B. Reference: transformers, models/gpt_oss. Sinks, layers that alternate between
 // a sliding window and all keys, YaRN with an untruncated range, biases everywhere, clamped SwiGLU.
-#include <cmath>
-
 #include "models/frame.h"
 #include "nn/attention.h"
 #include "nn/experts.h"
@@ -25,21 +23,13 @@ class GptOssBlock : public Block {
  public:
   GptOssBlock(const GptOssConfig& c, int layer, const ops::RotaryTable& rotary, Weights w);
   Value mix(Tape& t, const Value& x, const Rows& rows) override;
-  bool has_experts() const override { return true; }
   Routed route(Tape& t, const Value& h, const Rows& rows) override;
   Value experts(Tape& t, const Received& r) override {
     return grouped_swiglu(
         t, r, {gate_up_, down_, &gate_up_bias_, &down_bias_, ops::Activation::clamped_swiglu});
   }
-  Value join(Tape& t, const Value& h, const Value& combined) override {
-    return add(t, h, combined);
-  }
 
  private:
-  Weight* bias(Weights& w, const std::string& name, int64_t width) {
-    return c_.biases ? &w.add(name, {width}) : nullptr;
-  }
-
   const GptOssConfig c_;
   const int layer_;
   const ops::RotaryTable rotary_;
@@ -64,10 +54,10 @@ GptOssBlock::GptOssBlock(const GptOssConfig& c, int layer, const ops::RotaryTabl
       ffn_norm_(w.add("post_attention_layernorm.weight", {c.hidden})),
       router_(w.add("mlp.router.weight", {c.experts, c.hidden})),
       router_bias_(w.add("mlp.router.bias", {c.experts})),
-      q_bias_(bias(w, "self_attn.q_proj.bias", c.heads * c.head_dim)),
-      k_bias_(bias(w, "self_attn.k_proj.bias", c.kv_heads * c.head_dim)),
-      v_bias_(bias(w, "self_attn.v_proj.bias", c.kv_heads * c.head_dim)),
-      o_bias_(bias(w, "self_attn.o_proj.bias", c.hidden)),
+      q_bias_(c.bias(w, "self_attn.q_proj.bias", c.heads * c.head_dim)),
+      k_bias_(c.bias(w, "self_attn.k_proj.bias", c.kv_heads * c.head_dim)),
+      v_bias_(c.bias(w, "self_attn.v_proj.bias", c.kv_heads * c.head_dim)),
+      o_bias_(c.bias(w, "self_attn.o_proj.bias", c.hidden)),
       gate_up_(w.add_fused_experts("mlp.experts.gate_up_proj", {c.experts, 2 * c.ffn, c.hidden},
                                    /*transposed=*/true)),
       gate_up_bias_(
@@ -83,10 +73,9 @@ Value GptOssBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [token
   Value k = rotary(t, linear(t, n, k_, k_bias_, "qkv"), c_.kv_heads, rows,
                    rotary_);  // [tokens, kv_heads, head_dim]
   Value v = linear(t, n, v_, v_bias_, "qkv");
-  Value a = attention(
-      t, q, k, v, rows,
-      {.scale = 1 / std::sqrt(double(c_.head_dim)), .window = c_.windows[layer_], .sinks = &sinks_},
-      layer_);
+  Value a =
+      attention(t, q, k, v, rows,
+                {.scale = c_.scale(), .window = c_.windows[layer_], .sinks = &sinks_}, layer_);
   return add(t, x, linear(t, a, o_, o_bias_));
 }
 
@@ -106,6 +95,7 @@ GptOssConfig::GptOssConfig(const Keys& k, const DecoderOptions& options)
              .max_positions = 131072,
              .eps = 1e-5,
              .biases = true,
+             .renormalise = true,
              .ffn = "intermediate_size"}) {
   const int64_t window = k.count({"sliding_window"}, 128);
   for (int i = 0; i < layers; ++i) windows.push_back(i % 2 == 0 ? window : 0);
@@ -119,6 +109,7 @@ GptOssConfig::GptOssConfig(const Keys& k, const DecoderOptions& options)
     }
   }
   if (k.number({"swiglu_limit"}, 7) != 7) k.refuse("swiglu_limit", "expected 7");
+  if (!renormalise) k.refuse("norm_topk_prob", "expected true: softmax over the chosen");
 }
 
 LayerFacts GptOssConfig::facts(int layer) const {

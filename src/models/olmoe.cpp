@@ -1,7 +1,5 @@
 // OLMoE: 1B-7B. Reference: transformers, models/olmoe. Differs from Qwen3-MoE by its norms: one
 // over all query heads, one over all key heads.
-#include <cmath>
-
 #include "models/frame.h"
 #include "nn/attention.h"
 #include "nn/experts.h"
@@ -16,9 +14,8 @@ using namespace nn;
 
 class OlmoeBlock : public Block {
  public:
-  OlmoeBlock(const Frame& c, bool renormalise, int layer, const ops::RotaryTable& rotary, Weights w)
+  OlmoeBlock(const Frame& c, int layer, const ops::RotaryTable& rotary, Weights w)
       : c_(c),
-        renormalise_(renormalise),
         layer_(layer),
         rotary_(rotary),
         input_norm_(w.add("input_layernorm.weight", {c.hidden})),
@@ -39,27 +36,24 @@ class OlmoeBlock : public Block {
     Value q = rms_norm(t, linear(t, n, q_, nullptr, "qkv"), q_norm_, c_.eps);
     Value k = rms_norm(t, linear(t, n, k_, nullptr, "qkv"), k_norm_, c_.eps);
     Value v = linear(t, n, v_, nullptr, "qkv");
-    Value a = attention(t, rotary(t, q, c_.heads, rows, rotary_),
-                        rotary(t, k, c_.kv_heads, rows, rotary_), v, rows,
-                        {.scale = 1 / std::sqrt(double(c_.head_dim))}, layer_);
+    Value a =
+        attention(t, rotary(t, q, c_.heads, rows, rotary_),
+                  rotary(t, k, c_.kv_heads, rows, rotary_), v, rows, {.scale = c_.scale()}, layer_);
     return add(t, x, linear(t, a, o_));
   }
-  bool has_experts() const override { return true; }
   Routed route(Tape& t, const Value& h, const Rows& rows) override {
-    return nn::route(
-        t, rms_norm(t, h, ffn_norm_, c_.eps), router_, rows,
-        {.top_k = c_.top_k, .renormalise = renormalise_, .aux_coef = c_.aux_coef, .layer = layer_});
+    return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), router_, rows,
+                     {.top_k = c_.top_k,
+                      .renormalise = c_.renormalise,
+                      .aux_coef = c_.aux_coef,
+                      .layer = layer_});
   }
   Value experts(Tape& t, const Received& r) override {
     return grouped_swiglu(t, r, {gate_up_, down_});
   }
-  Value join(Tape& t, const Value& h, const Value& combined) override {
-    return add(t, h, combined);
-  }
 
  private:
   const Frame c_;
-  const bool renormalise_;
   const int layer_;
   const ops::RotaryTable rotary_;
   Weight &input_norm_, &q_, &k_, &v_, &o_, &q_norm_, &k_norm_, &ffn_norm_, &router_, &gate_up_,
@@ -73,13 +67,12 @@ Decoder make_olmoe(const Keys& keys, const DecoderOptions& options) {
                 {.max_positions = 4096, .eps = 1e-5, .aux_coef = 0.01, .ffn = "intermediate_size"});
   if (c.biases) keys.refuse("attention_bias", "expected false; OLMoE's projections have none");
   if (keys.find({"clip_qkv"})) keys.refuse("clip_qkv", "expected null; clipping is not supported");
-  const bool renormalise = keys.flag("norm_topk_prob", false);
   const auto rotary = c.rotary(keys, c.head_dim, {.theta = 10000}, options.dtype);
   LayerFacts facts = c.facts();
   facts.whole_norms = true;
   return assemble(
       c, "olmoe", options.dtype, [&](int) { return facts; },
-      [&](int i, Weights w) { return std::make_unique<OlmoeBlock>(c, renormalise, i, rotary, w); });
+      [&](int i, Weights w) { return std::make_unique<OlmoeBlock>(c, i, rotary, w); });
 }
 
 }  // namespace conclave::models

@@ -1,7 +1,6 @@
 // Qwen3-MoE: 30B-A3B, 235B-A22B. Reference: transformers, models/qwen3_moe. Differs from Mixtral by
 // q/k norms and by weights that are renormalised or not (norm_topk_prob).
 #include <algorithm>
-#include <cmath>
 
 #include "models/frame.h"
 #include "nn/attention.h"
@@ -17,7 +16,6 @@ using namespace nn;
 
 struct Qwen3MoeConfig : Frame {
   int64_t dense_ffn, sparse_step;
-  bool renormalise;
   std::vector<int64_t> dense_layers;
 
   Qwen3MoeConfig(const Keys& k, const DecoderOptions& options);
@@ -37,16 +35,9 @@ class Qwen3MoeBlock : public Block {
   Value experts(Tape& t, const Received& r) override {
     return grouped_swiglu(t, r, {*gate_up_, *down_});
   }
-  Value join(Tape& t, const Value& h, const Value& combined) override {
-    return add(t, h, combined);
-  }
   Value feed_forward(Tape& t, const Value& h) override;
 
  private:
-  Weight* bias(Weights& w, const std::string& name, int64_t width) {
-    return c_.biases ? &w.add(name, {width}) : nullptr;
-  }
-
   const Qwen3MoeConfig c_;
   const int layer_;
   const bool sparse_;
@@ -70,10 +61,10 @@ Qwen3MoeBlock::Qwen3MoeBlock(const Qwen3MoeConfig& c, int layer, const ops::Rota
       q_norm_(w.add("self_attn.q_norm.weight", {c.head_dim})),
       k_norm_(w.add("self_attn.k_norm.weight", {c.head_dim})),
       ffn_norm_(w.add("post_attention_layernorm.weight", {c.hidden})),
-      q_bias_(bias(w, "self_attn.q_proj.bias", c.heads * c.head_dim)),
-      k_bias_(bias(w, "self_attn.k_proj.bias", c.kv_heads * c.head_dim)),
-      v_bias_(bias(w, "self_attn.v_proj.bias", c.kv_heads * c.head_dim)),
-      o_bias_(bias(w, "self_attn.o_proj.bias", c.hidden)) {
+      q_bias_(c.bias(w, "self_attn.q_proj.bias", c.heads * c.head_dim)),
+      k_bias_(c.bias(w, "self_attn.k_proj.bias", c.kv_heads * c.head_dim)),
+      v_bias_(c.bias(w, "self_attn.v_proj.bias", c.kv_heads * c.head_dim)),
+      o_bias_(c.bias(w, "self_attn.o_proj.bias", c.hidden)) {
   if (sparse_) {
     router_ = &w.add("mlp.gate.weight", {c.experts, c.hidden});
     gate_up_ = &w.add_experts("mlp.experts.{}.{gate_proj,up_proj}.weight",
@@ -92,7 +83,7 @@ Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tok
   Value k = head_norm_rotary(t, linear(t, n, k_, k_bias_, "qkv"), k_norm_, c_.eps, rows,
                              rotary_);  // [tokens, kv_heads, head_dim]
   Value v = linear(t, n, v_, v_bias_, "qkv");
-  Value a = attention(t, q, k, v, rows, {.scale = 1 / std::sqrt(double(c_.head_dim))}, layer_);
+  Value a = attention(t, q, k, v, rows, {.scale = c_.scale()}, layer_);
   return add(t, x, linear(t, a, o_, o_bias_));
 }
 
@@ -110,7 +101,6 @@ Qwen3MoeConfig::Qwen3MoeConfig(const Keys& k, const DecoderOptions& options)
     : Frame(k, options, {}),
       dense_ffn(k.count({"intermediate_size"}, 6144)),
       sparse_step(k.count({"decoder_sparse_step"}, 1)),
-      renormalise(k.flag("norm_topk_prob", false)),
       dense_layers(k.indices("mlp_only_layers")) {
   if (k.flag("use_sliding_window", false))
     k.refuse("use_sliding_window",

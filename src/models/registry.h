@@ -34,6 +34,7 @@ nn::Decoder make_decoder(const nlohmann::json& config, const std::string& from,
 std::vector<std::string> architectures();
 
 // One line an architecture, defined in its file; registry.cpp lists them under their names.
+nn::Decoder make_deepseek_v3(const Keys& keys, const DecoderOptions& options);
 nn::Decoder make_gpt_oss(const Keys& keys, const DecoderOptions& options);
 nn::Decoder make_olmoe(const Keys& keys, const DecoderOptions& options);
 nn::Decoder make_qwen3_moe(const Keys& keys, const DecoderOptions& options);

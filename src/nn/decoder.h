@@ -80,8 +80,8 @@ struct Decoder {
     return i < layers.size() ? layers[i] : mtp.at(i - layers.size()).layer;
   }
 
-  // What a checkpoint holds beside the weights, read past on loading: names, `*` for any run of
-  // characters. Copies of weights that it holds under a second name: written on saving.
+  // What a checkpoint may hold beside the weights, read past on loading: names, `*` for any run of
+  // characters; and weights under a second name, read past too, and written on saving.
   std::vector<std::string> beside;
   std::vector<std::pair<std::string, const Weight*>> copies;
 

@@ -3,7 +3,7 @@
 # Uses CONCLAVE_BINARY or build/release/conclave. Exit status 0, 1, or 77 where transformers is not installed.
 cd "$(dirname "$0")/../.." && . tests/bars/bar.sh
 
-parity="$("$PYTHON" tests/parity/qwen3_moe_parity.py)"
+parity="$("$PYTHON" tests/parity/family_parity.py qwen3_moe)"
 status=$?
 echo "$parity"
 [ $status = 77 ] && exit 77

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.." && . tests/bars/bar.sh
 status=0
 for file in tests/parity/families/*.py; do
   name="$(basename "$file" .py)"
-  parity="$("$PYTHON" "tests/parity/${name}_parity.py")"
+  parity="$("$PYTHON" tests/parity/family_parity.py "$name")"
   code=$?
   [ $code = 77 ] && { echo "$parity"; exit 77; }
   echo "$parity"

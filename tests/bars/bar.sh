@@ -11,7 +11,7 @@ verdict() {
   exit "$3"
 }
 
-# worst_figures SAID: the largest deviations that a parity program (tests/parity/compare.py) printed.
+# worst_figures SAID: the largest deviations that a parity program (tests/parity/family_parity.py) printed.
 worst_figures() {
   local kind
   for kind in "fp32 logits" "fp64 logits"; do

@@ -88,6 +88,7 @@ TEST(GptOss, WindowsAlternateOrAreListed) {
 
 TEST(GptOss, RefusesWhatItDoesNotCompute) {
   expect_refused(changed(config(), "swiglu_limit", 5.0), {"`swiglu_limit`", "expected 7"});
+  expect_refused(changed(config(), "norm_topk_prob", false), {"`norm_topk_prob`"});
   expect_refused(changed(config(), "num_experts_per_tok", 4), {"`num_experts_per_tok`"});
   expect_refused(changed(config(), "attention_dropout", 0.1), {"`attention_dropout`"});
 }

@@ -54,10 +54,5 @@ TEST(Generation, GptOss) {  // windows shorter than a piece, and shorter than wh
           {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 4}}}}));
 }
 
-TEST(Generation, Olmoe) {
-  expect_cached_equals_whole(
-      changed(tiny_config(), {{"architectures", {"OlmoeForCausalLM"}}, {"attention_bias", false}}));
-}
-
 }  // namespace
 }  // namespace conclave::parallel
