@@ -33,6 +33,20 @@ TEST(Weights, APlainWeightIsOnePieceUnderTheLayersPrefix) {
   EXPECT_FALSE(bias.decay());
 }
 
+TEST(Weights, OfExpertsAUnitMayHoldAPart) {
+  Unit dense("dense", at::kDouble), experts("experts", at::kDouble, true, 3);
+  Weights weights("layer.", dense, &experts);
+  EXPECT_EQ(weights.add_experts("experts.{}.{gate,up}.weight", {6, 4, 5}).shape(),
+            (std::vector<int64_t>{2, 4, 5}));
+  EXPECT_EQ(weights.add_fused_experts("experts.bias", {6, 4}, false).shape(),
+            (std::vector<int64_t>{2, 4}));
+  EXPECT_EQ(piece_names(experts),
+            (std::vector<std::string>{"layer.experts.0.gate.weight", "layer.experts.0.up.weight",
+                                      "layer.experts.1.gate.weight", "layer.experts.1.up.weight",
+                                      "layer.experts.bias"}));
+  EXPECT_THROW(weights.add_experts("experts.{}.down.weight", {7, 4, 5}), c10::Error);
+}
+
 TEST(Weights, StartOnMultiplesOfTheAlignment) {
   Unit unit("unit", at::kDouble);
   Weights weights("", unit);
