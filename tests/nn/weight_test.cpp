@@ -33,6 +33,20 @@ TEST(Weights, APlainWeightIsOnePieceUnderTheLayersPrefix) {
   EXPECT_FALSE(bias.decay());
 }
 
+TEST(Weights, OfExpertsAUnitMayHoldAPart) {
+  Unit dense("dense", at::kDouble), experts("experts", at::kDouble, true, 3);
+  Weights weights("layer.", dense, &experts);
+  EXPECT_EQ(weights.add_experts("experts.{}.{gate,up}.weight", {6, 4, 5}).shape(),
+            (std::vector<int64_t>{2, 4, 5}));
+  EXPECT_EQ(weights.add_fused_experts("experts.bias", {6, 4}, false).shape(),
+            (std::vector<int64_t>{2, 4}));
+  EXPECT_EQ(piece_names(experts),
+            (std::vector<std::string>{"layer.experts.0.gate.weight", "layer.experts.0.up.weight",
+                                      "layer.experts.1.gate.weight", "layer.experts.1.up.weight",
+                                      "layer.experts.bias"}));
+  EXPECT_THROW(weights.add_experts("experts.{}.down.weight", {7, 4, 5}), c10::Error);
+}
+
 TEST(Weights, StartOnMultiplesOfTheAlignment) {
   Unit unit("unit", at::kDouble);
   Weights weights("", unit);
@@ -82,6 +96,28 @@ TEST(Weights, ExpertsLieOneAfterTheOtherEachWithItsParts) {
             "l.experts.{}.down_proj.weight");
   EXPECT_EQ(experts.layout().pieces.back().name, "l.experts.2.down_proj.weight");
   EXPECT_THROW(Weights("l.", dense).add_experts("experts.{}.w", {3, 5, 2}), c10::Error);
+}
+
+TEST(Weights, FusedExpertsAreOnePieceWithABiasOfTheirOwn) {
+  Unit dense("dense", at::kDouble), experts("experts", at::kDouble);
+  Weights weights("l.", dense, &experts);
+  Weight& w = weights.add_fused_experts("experts.gate_up_proj", {3, 4, 5}, true);
+  Weight& bias = weights.add_fused_experts("experts.gate_up_proj_bias", {3, 4}, false);
+  const auto& pieces = experts.layout().pieces;
+  EXPECT_TRUE(dense.layout().pieces.empty());
+  EXPECT_EQ(piece_names(experts),
+            (std::vector<std::string>{"l.experts.gate_up_proj", "l.experts.gate_up_proj_bias"}));
+  EXPECT_EQ(pieces[0].shape, (std::vector<int64_t>{3, 4, 5}));
+  EXPECT_TRUE(pieces[0].transposed);
+  EXPECT_FALSE(pieces[1].transposed);
+  EXPECT_EQ(w.shape(), (std::vector<int64_t>{3, 4, 5}));
+  EXPECT_EQ(w.init(), Init::normal);
+  EXPECT_TRUE(w.decay());
+  EXPECT_EQ(bias.init(), Init::zeros);
+  EXPECT_FALSE(bias.decay());
+  EXPECT_THROW(weights.add_fused_experts("bias", {3, 4}, true), c10::Error);
+  EXPECT_THROW(weights.add_fused_experts("plain", {4}, false), c10::Error);
+  EXPECT_THROW(Weights("l.", dense).add_fused_experts("w", {3, 5, 2}, false), c10::Error);
 }
 
 TEST(Weights, PiecesFillTheirWeight) {
