@@ -12,10 +12,13 @@
 
 namespace conclave::models {
 
+class Keys;
+
 struct DecoderOptions {
   at::ScalarType dtype = at::kFloat;  // of weights and activations: fp32, fp64 or bf16
   double aux_coef =
-      -1;  // coefficient of the router's auxiliary loss; negative: what config.json says
+      -1;            // coefficient of the router's auxiliary loss; negative: what config.json says
+  bool mtp = false;  // with the modules of multi-token prediction that config.json names
   std::map<std::string, std::string>
       places;  // of a config that is written inline: where each key stands (base/config_tree.h);
                // unknown keys are refused then
@@ -30,7 +33,9 @@ nn::Decoder make_decoder(const nlohmann::json& config, const std::string& from,
 std::vector<std::string> architectures();
 
 // One line an architecture, defined in its file; registry.cpp lists them under their names.
-nn::Decoder make_qwen3_moe(const nlohmann::json& config, const std::string& from,
-                           const DecoderOptions& options);
+nn::Decoder make_deepseek_v3(const Keys& keys, const DecoderOptions& options);
+nn::Decoder make_gpt_oss(const Keys& keys, const DecoderOptions& options);
+nn::Decoder make_olmoe(const Keys& keys, const DecoderOptions& options);
+nn::Decoder make_qwen3_moe(const Keys& keys, const DecoderOptions& options);
 
 }  // namespace conclave::models

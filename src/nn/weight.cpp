@@ -70,11 +70,12 @@ Weight& Unit::add(std::string name, std::vector<int64_t> shape,
   return *weights_.back();
 }
 
-Weight& Weights::add(const std::string& name, std::vector<int64_t> shape) {
+Weight& Weights::add(const std::string& name, std::vector<int64_t> shape,
+                     std::optional<Init> init) {
   const bool matrix = shape.size() > 1;
   const bool bias = name.ends_with(".bias");
-  const Init init = matrix ? Init::normal : bias ? Init::zeros : Init::ones;
-  return dense_.add(prefix_ + name, shape, {{prefix_ + name, shape}}, init, matrix);
+  const Init usual = matrix ? Init::normal : bias ? Init::zeros : Init::ones;
+  return dense_.add(prefix_ + name, shape, {{prefix_ + name, shape}}, init.value_or(usual), matrix);
 }
 
 Weight& Weights::add_stack(const std::string& pattern, std::vector<int64_t> shape) {
@@ -98,6 +99,12 @@ Weight& Weights::add_experts(const std::string& pattern, std::vector<int64_t> sh
     for (const auto& name : names) pieces.push_back({prefix_ + name, {shape[1] / parts, shape[2]}});
   }
   return experts_->add(prefix_ + pattern, shape, std::move(pieces), Init::normal, true);
+}
+
+Weight& Weights::add_buffer(const std::string& name, std::vector<int64_t> shape) {
+  TORCH_CHECK(router_ && !router_->trained(), name,
+              ": this block was given no untrained unit for buffers");
+  return router_->add(prefix_ + name, shape, {{prefix_ + name, shape}}, Init::zeros, false);
 }
 
 Weight& Weights::add_fused_experts(const std::string& name, std::vector<int64_t> shape,
