@@ -27,7 +27,7 @@ struct StepResult {
   int64_t scored = 0;    // tokens, over all ranks
   bool skipped = false;  // a loss or gradient was not finite: weights, moments and correction
                          // biases are as before
-  double max_load = 0;  // largest share of an expert in any layer, as a multiple of the mean
+  double max_load = 0;   // largest share of an expert in any layer, as a multiple of the mean
 };
 
 struct Gradients {
