@@ -37,6 +37,8 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       initializer_range(k.number({"initializer_range"}, 0.02)),
       aux_coef(options.aux_coef < 0 ? k.number({"router_aux_loss_coef"}, otherwise.aux_coef)
                                     : options.aux_coef),
+      sequence_aux_coef(std::max(options.sequence_aux_coef, 0.0)),
+      z_coef(std::max(options.z_coef, 0.0)),
       tied(k.flag("tie_word_embeddings", false)),
       biases(k.flag("attention_bias", otherwise.biases)),
       renormalise(k.flag("norm_topk_prob", otherwise.renormalise)) {
@@ -52,6 +54,15 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
 }
 
 double Frame::scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
+
+nn::RouterOptions Frame::router(int layer) const {
+  return {.top_k = top_k,
+          .renormalise = renormalise,
+          .aux_coef = aux_coef,
+          .sequence_aux_coef = sequence_aux_coef,
+          .z_coef = z_coef,
+          .layer = layer};
+}
 
 nn::LayerFacts Frame::facts() const {
   nn::LayerFacts f;
