@@ -6,6 +6,8 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include "nn/decoder.h"
+
 namespace conclave::nn {
 namespace {
 
@@ -82,6 +84,26 @@ TEST(Weights, ExpertsLieOneAfterTheOtherEachWithItsParts) {
             "l.experts.{}.down_proj.weight");
   EXPECT_EQ(experts.layout().pieces.back().name, "l.experts.2.down_proj.weight");
   EXPECT_THROW(Weights("l.", dense).add_experts("experts.{}.w", {3, 5, 2}), c10::Error);
+}
+
+TEST(Weights, BuffersGoToAnUntrainedUnitThatIsWideEnough) {
+  Unit dense("dense", at::kBFloat16), router("router", at::kFloat, /*trained=*/false);
+  Weight& bias =
+      Weights("l.", dense, nullptr, &router).add_buffer("gate.e_score_correction_bias", {6});
+  EXPECT_EQ(piece_names(router), (std::vector<std::string>{"l.gate.e_score_correction_bias"}));
+  EXPECT_EQ(bias.init(), Init::zeros);
+  EXPECT_FALSE(bias.decay());
+  EXPECT_FALSE(router.trained());
+  EXPECT_TRUE(dense.layout().pieces.empty());
+  EXPECT_THROW(Weights("l.", dense).add_buffer("b", {6}), c10::Error);
+  EXPECT_THROW(Weights("l.", dense, nullptr, &dense).add_buffer("b", {6}), c10::Error);
+  Decoder decoder;
+  for (auto [dtype, wide] : {std::pair{at::kBFloat16, at::kFloat},
+                             {at::kFloat, at::kFloat},
+                             {at::kDouble, at::kDouble}}) {
+    EXPECT_EQ(decoder.add_unit("router", dtype, false).dtype(), wide);
+    EXPECT_EQ(decoder.add_unit("dense", dtype).dtype(), dtype);
+  }
 }
 
 TEST(Weights, PiecesFillTheirWeight) {
