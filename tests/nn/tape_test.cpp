@@ -110,19 +110,24 @@ TEST(Tape, GroupedClampedSwigluWithBiasesAndAnIdleExpert) {
   expect_gradients(c);
 }
 
-TEST(Tape, RouterWithItsAuxiliaryLoss) {
+// Value, and gradient of everything that reaches the logits, for each scoring.
+void expect_router_gradients(RouterOptions o, bool biased) {
   for (bool renormalise : {true, false})
     for (double coef : {0.0, 0.3}) {
       Case c;
-      Weight& w = c.weights.add("gate.weight", {5, 4});
+      Weight& w = c.weights.add("gate.weight", {6, 4});
+      if (biased) o.bias = &c.weights.add("gate.bias", {6});
       c.inputs = {random({9, 4}, 1)};
       Rows rows;
       rows.row_offsets = {0, 4, 9};
+      rows.doc_offsets = {0, 1, 4, 9};
       rows.aux_seed = 0.5;
+      rows.token_seed = 0.1;
+      o.renormalise = renormalise;
+      o.aux_coef = o.sequence_aux_coef = o.z_coef = coef;
       c.run = [&](Tape& t, const auto& in) {
-        Routed r =
-            route(t, in[0], w, rows, {.top_k = 2, .renormalise = renormalise, .aux_coef = coef});
-        EXPECT_EQ(r.loads.sum().item().toLong(), 18);
+        Routed r = route(t, in[0], w, rows, o);
+        EXPECT_EQ(r.loads.sum().item().toLong(), 9 * o.top_k);
         EXPECT_EQ(r.aux.defined(), coef != 0);
         c.extra = coef != 0 ? r.aux.item().toDouble() : 0;
         return r.weights;
@@ -132,6 +137,14 @@ TEST(Tape, RouterWithItsAuxiliaryLoss) {
       SCOPED_TRACE(std::to_string(renormalise) + " " + std::to_string(coef));
       expect_gradients(c);
     }
+}
+
+TEST(Tape, RouterWithItsLosses) {
+  expect_router_gradients({.top_k = 2}, false);
+  expect_router_gradients({.scoring = Scoring::top_k_then_softmax, .top_k = 2}, true);
+  expect_router_gradients({.scoring = Scoring::sigmoid, .top_k = 2, .scale = 2.5}, false);
+  expect_router_gradients(
+      {.scoring = Scoring::sigmoid, .top_k = 3, .scale = 2.5, .groups = 3, .top_groups = 2}, true);
 }
 
 TEST(Tape, HeadNormRotaryAndAttentionOverDocuments) {
