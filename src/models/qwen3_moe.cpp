@@ -37,7 +37,7 @@ class Qwen3MoeBlock : public Block {
   bool has_experts() const override { return sparse_; }
   Routed route(Tape& t, const Value& h, const Rows& rows) override;
   Value experts(Tape& t, const Received& r) override {
-    return grouped_swiglu(t, r, *gate_up_, *down_);
+    return grouped_swiglu(t, r, {*gate_up_, *down_});
   }
   Value join(Tape& t, const Value& h, const Value& combined) override {
     return add(t, h, combined);
@@ -175,6 +175,7 @@ Decoder make_qwen3_moe(const nlohmann::json& config, const std::string& from,
     layer.facts = {.heads = c.heads,
                    .kv_heads = c.kv_heads,
                    .head_dim = c.head_dim,
+                   .head_norms = true,
                    .attention_biases = c.biases};
     if (c.sparse(i))
       layer.facts.experts = c.experts, layer.facts.top_k = c.top_k, layer.facts.ffn = c.ffn;

@@ -161,7 +161,7 @@ TEST(Tape, GroupedSwigluWithRoutingWeightsAndAnIdleExpert) {
   c.inputs = {random({7, 4}, 1), random({7}, 2)};
   c.run = [&](Tape& t, const auto& in) {
     const std::vector<int64_t> offsets{0, 2, 2, 7};
-    return grouped_swiglu(t, {in[0], in[1], at::tensor(offsets, at::kLong)}, gate_up, down);
+    return grouped_swiglu(t, {in[0], in[1], at::tensor(offsets, at::kLong)}, {gate_up, down});
   };
   c.fill();
   expect_gradients(c);
