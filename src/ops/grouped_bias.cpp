@@ -10,6 +10,9 @@
 #include "ops/blocks.h"
 #include "ops/matmul.h"
 #include "ops/simd.h"
+#ifdef CONCLAVE_CUDA
+#include "ops/matmul_cuda.h"
+#endif
 
 namespace conclave::ops {
 namespace {
@@ -35,6 +38,7 @@ Sizes checked_sizes(const at::Tensor& y, const at::Tensor& bias, const at::Tenso
     CHECK_SHAPE(weights, rows);
     CHECK_DTYPE(weights, at::toOpMathType(y.scalar_type()));
   }
+  if (y.is_cuda()) return {rows, out, experts, {}};  // offsets stay on the device
   return {rows, out, experts, expert_ends(offsets, experts, rows)};
 }
 
@@ -44,16 +48,19 @@ void grouped_bias_(at::Tensor y, const at::Tensor& bias, const at::Tensor& offse
                    const at::Tensor& weights) {
   const Sizes s = checked_sizes(y, bias, offsets, weights);
   CHECK_DTYPE(bias, y.scalar_type());
+#ifdef CONCLAVE_CUDA
+  if (y.is_cuda()) return cuda::grouped_bias_(y, bias, offsets, weights);
+#endif
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y.scalar_type(), "grouped_bias_", [&] {
     using A = acc_t<scalar_t>;
     scalar_t* to = y.data_ptr<scalar_t>();
     const scalar_t* b = bias.const_data_ptr<scalar_t>();
     const A* w = weights.defined() ? weights.const_data_ptr<A>() : nullptr;
     each_block(s.rows, 2 * s.out, [&](int64_t r) {
-      sweep<A>(s.out, [&, row = to + r * s.out, of = b + s.expert_of(r) * s.out](int64_t i,
-                                                                                  auto lanes) {
-        store(row + i, load(row + i, lanes) + load(of + i, lanes) * (w ? w[r] : A(1)), lanes);
-      });
+      sweep<A>(
+          s.out, [&, row = to + r * s.out, of = b + s.expert_of(r) * s.out](int64_t i, auto lanes) {
+            store(row + i, load(row + i, lanes) + load(of + i, lanes) * (w ? w[r] : A(1)), lanes);
+          });
     });
   });
 }
@@ -62,8 +69,10 @@ at::Tensor grouped_bias_backward_weights(const at::Tensor& dy, const at::Tensor&
                                          const at::Tensor& offsets) {
   const Sizes s = checked_sizes(dy, bias, offsets, {});
   CHECK_DTYPE(bias, dy.scalar_type());
-  at::Tensor dweights =
-      at::empty({s.rows}, dy.options().dtype(at::toOpMathType(dy.scalar_type())));
+#ifdef CONCLAVE_CUDA
+  if (dy.is_cuda()) return cuda::grouped_bias_backward_weights(dy, bias, offsets);
+#endif
+  at::Tensor dweights = at::empty({s.rows}, dy.options().dtype(at::toOpMathType(dy.scalar_type())));
   AT_DISPATCH_FLOATING_TYPES_AND(
       at::kBFloat16, dy.scalar_type(), "grouped_bias_backward_weights", [&] {
         using A = acc_t<scalar_t>;
@@ -82,6 +91,9 @@ at::Tensor grouped_bias_backward_weights(const at::Tensor& dy, const at::Tensor&
 void grouped_bias_backward_(at::Tensor dbias, const at::Tensor& dy, const at::Tensor& offsets,
                             const at::Tensor& weights) {
   const Sizes s = checked_sizes(dy, dbias, offsets, weights);
+#ifdef CONCLAVE_CUDA
+  if (dy.is_cuda()) return cuda::grouped_bias_backward_(dbias, dy, offsets, weights);
+#endif
   CHECK_DTYPE(dbias, at::toOpMathType(dy.scalar_type()));
   constexpr int64_t kColumns = 64;
   const int64_t blocks = (s.out + kColumns - 1) / kColumns;

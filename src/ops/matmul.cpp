@@ -13,6 +13,9 @@
 #include "base/check.h"
 #include "ops/gemm.h"
 #include "ops/simd.h"
+#ifdef CONCLAVE_CUDA
+#include "ops/matmul_cuda.h"
+#endif
 
 namespace conclave::ops {
 namespace {
@@ -150,6 +153,9 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& w) {
   CHECK_SHAPE(x, tokens, in);
   CHECK_SHAPE(w, out, in);
   CHECK_DTYPE(w, x.scalar_type());
+#ifdef CONCLAVE_CUDA
+  if (x.is_cuda()) return cuda::linear(x, w);
+#endif
   return rows_times_weights(x, w, true, 1, in, out, {0, tokens});
 }
 
@@ -161,6 +167,9 @@ at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
   CHECK_SHAPE(dy, tokens, out);
   CHECK_SHAPE(w, out, in);
   CHECK_DTYPE(w, dy.scalar_type());
+#ifdef CONCLAVE_CUDA
+  if (dy.is_cuda()) return cuda::linear_backward_input(dy, w);
+#endif
   return rows_times_weights(dy, w, false, 1, out, in, {0, tokens});
 }
 
@@ -172,6 +181,9 @@ void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tens
   CHECK_SHAPE(dy, tokens, out);
   CHECK_SHAPE(x, tokens, in);
   CHECK_SHAPE(dw, out, in);
+#ifdef CONCLAVE_CUDA
+  if (x.is_cuda()) return cuda::linear_backward_weight_(dw, dy, x);
+#endif
   add_weight_gradients(dw, dy, x, 1, out, in, {0, tokens});
 }
 
@@ -183,6 +195,9 @@ at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Te
   CHECK_SHAPE(x, rows, in);
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, x.scalar_type());
+#ifdef CONCLAVE_CUDA
+  if (x.is_cuda()) return cuda::grouped_linear(x, w, offsets);
+#endif
   return rows_times_weights(x, w, true, experts, in, out, expert_ends(offsets, experts, rows));
 }
 
@@ -196,6 +211,9 @@ at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor&
   CHECK_SHAPE(dy, rows, out);
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, dy.scalar_type());
+#ifdef CONCLAVE_CUDA
+  if (dy.is_cuda()) return cuda::grouped_linear_backward_input(dy, w, offsets);
+#endif
   return rows_times_weights(dy, w, false, experts, out, in,
                             expert_ends(offsets, experts, rows));
 }
@@ -210,6 +228,9 @@ void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const 
   CHECK_SHAPE(dw, experts, out, in);
   CHECK_SHAPE(dy, rows, out);
   CHECK_SHAPE(x, rows, in);
+#ifdef CONCLAVE_CUDA
+  if (x.is_cuda()) return cuda::grouped_linear_backward_weight_(dw, dy, x, offsets);
+#endif
   add_weight_gradients(dw, dy, x, experts, out, in, expert_ends(offsets, experts, rows));
 }
 

@@ -11,7 +11,7 @@ namespace conclave::ops {
 at::Tensor linear(const at::Tensor& x, const at::Tensor& w);
 // dx [tokens, in] = dy [tokens, out] · w.
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w);
-// dw [out, in] += dyᵀ · x; dw is fp32 or wider (fp32 for bf16 operands).
+// dw [out, in] += dyᵀ · x; dw is fp32 or wider (fp32 for bf16 operands; on CUDA bf16 too).
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x);
 
 // sum [out] += Σ over tokens of dy [tokens, out], in fp32 or wider and in fixed order: the gradient
@@ -20,7 +20,8 @@ void column_sum_(at::Tensor sum, const at::Tensor& dy);
 
 // The same for `experts` products at once: rows offsets[e] … offsets[e+1) of x belong to w[e]. Any
 // expert may be empty. x [rows, in], w [experts, out, in], offsets [experts + 1] int64 on the CPU,
-// ascending from 0 to rows → [rows, out].
+// ascending from 0 to rows → [rows, out]. On CUDA offsets are int32 on the device, and rows from the
+// last offset on are left as they are (ops/matmul_cuda.h).
 at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets);
 at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w,
                                          const at::Tensor& offsets);
