@@ -4,11 +4,10 @@
 #include <ATen/ops/index_select.h>
 
 #include "base/check.h"
+#include "ops/device.h"
 #include "ops/grouped_bias.h"
-#include "ops/matmul.h"
-#ifdef CONCLAVE_CUDA
 #include "ops/grouped_mlp_cuda.h"
-#endif
+#include "ops/matmul.h"
 
 namespace conclave::ops {
 namespace {
@@ -46,11 +45,10 @@ GroupedUp grouped_up(const at::Tensor& x, const at::Tensor& index, const at::Ten
                      const at::Tensor& bias, const at::Tensor& weights, const at::Tensor& offsets,
                      Activation activation, GroupedKernel kernel) {
   check_grouped_up(x, index, w, bias, weights, offsets);
-#ifdef CONCLAVE_CUDA
-  if (x.is_cuda() && kernel != GroupedKernel::aten)
-    if (auto made = cuda::fused_grouped_up(x, index, w, bias, weights, offsets, activation))
-      return *made;
-#endif
+  if constexpr (kCudaBuild)
+    if (x.is_cuda() && kernel != GroupedKernel::aten)
+      if (auto made = cuda::fused_grouped_up(x, index, w, bias, weights, offsets, activation))
+        return *made;
   TORCH_CHECK(kernel != GroupedKernel::fused,
               "grouped_up: expected bf16 on Hopper, hidden a multiple of 64 from 640 on, ffn of "
               "64, and a bias "

@@ -11,11 +11,10 @@
 #include <vector>
 
 #include "base/check.h"
+#include "ops/device.h"
 #include "ops/gemm.h"
-#include "ops/simd.h"
-#ifdef CONCLAVE_CUDA
 #include "ops/matmul_cuda.h"
-#endif
+#include "ops/simd.h"
 
 namespace conclave::ops {
 namespace {
@@ -153,9 +152,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& w) {
   CHECK_SHAPE(x, tokens, in);
   CHECK_SHAPE(w, out, in);
   CHECK_DTYPE(w, x.scalar_type());
-#ifdef CONCLAVE_CUDA
-  if (x.is_cuda()) return cuda::linear(x, w);
-#endif
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::linear(x, w);
   return rows_times_weights(x, w, true, 1, in, out, {0, tokens});
 }
 
@@ -167,9 +165,8 @@ at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
   CHECK_SHAPE(dy, tokens, out);
   CHECK_SHAPE(w, out, in);
   CHECK_DTYPE(w, dy.scalar_type());
-#ifdef CONCLAVE_CUDA
-  if (dy.is_cuda()) return cuda::linear_backward_input(dy, w);
-#endif
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda()) return cuda::linear_backward_input(dy, w);
   return rows_times_weights(dy, w, false, 1, out, in, {0, tokens});
 }
 
@@ -181,9 +178,8 @@ void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tens
   CHECK_SHAPE(dy, tokens, out);
   CHECK_SHAPE(x, tokens, in);
   CHECK_SHAPE(dw, out, in);
-#ifdef CONCLAVE_CUDA
-  if (x.is_cuda()) return cuda::linear_backward_weight_(dw, dy, x);
-#endif
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::linear_backward_weight_(dw, dy, x);
   add_weight_gradients(dw, dy, x, 1, out, in, {0, tokens});
 }
 
@@ -195,9 +191,8 @@ at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Te
   CHECK_SHAPE(x, rows, in);
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, x.scalar_type());
-#ifdef CONCLAVE_CUDA
-  if (x.is_cuda()) return cuda::grouped_linear(x, w, offsets);
-#endif
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::grouped_linear(x, w, offsets);
   return rows_times_weights(x, w, true, experts, in, out, expert_ends(offsets, experts, rows));
 }
 
@@ -211,11 +206,9 @@ at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor&
   CHECK_SHAPE(dy, rows, out);
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, dy.scalar_type());
-#ifdef CONCLAVE_CUDA
-  if (dy.is_cuda()) return cuda::grouped_linear_backward_input(dy, w, offsets);
-#endif
-  return rows_times_weights(dy, w, false, experts, out, in,
-                            expert_ends(offsets, experts, rows));
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda()) return cuda::grouped_linear_backward_input(dy, w, offsets);
+  return rows_times_weights(dy, w, false, experts, out, in, expert_ends(offsets, experts, rows));
 }
 
 void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x,
@@ -228,9 +221,8 @@ void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const 
   CHECK_SHAPE(dw, experts, out, in);
   CHECK_SHAPE(dy, rows, out);
   CHECK_SHAPE(x, rows, in);
-#ifdef CONCLAVE_CUDA
-  if (x.is_cuda()) return cuda::grouped_linear_backward_weight_(dw, dy, x, offsets);
-#endif
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::grouped_linear_backward_weight_(dw, dy, x, offsets);
   add_weight_gradients(dw, dy, x, experts, out, in, expert_ends(offsets, experts, rows));
 }
 
