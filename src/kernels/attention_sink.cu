@@ -2,6 +2,7 @@
 #include <cuda_bf16.h>
 
 #include "kernels/attention_sink.h"
+#include "kernels/launch.h"
 
 namespace conclave::kernels {
 namespace {
@@ -29,14 +30,16 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     sink_backward_kernel(float* terms, const __nv_bfloat162* dout, const __nv_bfloat162* out,
-                         const float* lse, const float* sinks, int64_t tokens, int heads, int pairs) {
+                         const float* lse, const float* sinks, int64_t tokens, int heads,
+                         int pairs) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (i >= tokens * heads) return;
   const int lane = threadIdx.x % 32;
   const int64_t at = i % heads * tokens + i / heads;
   float delta = 0;
   for (int j = lane; j < pairs; j += 32) {
-    const float2 a = __bfloat1622float2(dout[i * pairs + j]), b = __bfloat1622float2(out[i * pairs + j]);
+    const float2 a = __bfloat1622float2(dout[i * pairs + j]),
+                 b = __bfloat1622float2(out[i * pairs + j]);
     delta += a.x * b.x + a.y * b.y;
   }
 #pragma unroll
@@ -55,6 +58,7 @@ void attention_sink(void* out, float* lse, const float* sinks, int64_t tokens, i
   if (tokens == 0) return;
   sink_kernel<<<blocks_for(tokens, heads), kThreads, 0, stream>>>(
       static_cast<__nv_bfloat162*>(out), lse, sinks, tokens, heads, dim / 2);
+  check_launch("attention_sink");
 }
 
 void attention_sink_backward(float* terms, const void* dout, const void* out, const float* lse,
@@ -64,6 +68,7 @@ void attention_sink_backward(float* terms, const void* dout, const void* out, co
   sink_backward_kernel<<<blocks_for(tokens, heads), kThreads, 0, stream>>>(
       terms, static_cast<const __nv_bfloat162*>(dout), static_cast<const __nv_bfloat162*>(out), lse,
       sinks, tokens, heads, dim / 2);
+  check_launch("attention_sink_backward");
 }
 
 }  // namespace conclave::kernels

@@ -1,7 +1,9 @@
-// A stable counting sort. Blocks take kChunk pairs each: (1) each counts its pairs by expert, in shared memory; (2) one block
-// turns the counts, block after block, into the first row that a block's pairs of an expert get, and writes the offsets;
-// (3) each block ranks its pairs: a warp by matching ids among its lanes, the warps of a block by a scan of their counts.
+// A stable counting sort. Blocks take kChunk pairs each: (1) each counts its pairs by expert, in
+// shared memory; (2) one block turns the counts, block after block, into the first row that a
+// block's pairs of an expert get, and writes the offsets; (3) each block ranks its pairs: a warp by
+// matching ids among its lanes, the warps of a block by a scan of their counts.
 #include "kernels/expert_layout.h"
+#include "kernels/launch.h"
 
 namespace conclave::kernels {
 namespace {
@@ -113,6 +115,7 @@ void expert_layout(const ExpertLayout& p, cudaStream_t stream) {
   if (blocks > 0)
     place_kernel<<<blocks, kChunk, kWarps * p.experts * sizeof(uint16_t), stream>>>(
         p.ids, p.routed, p.experts, p.counts, p.pair, p.row);
+  check_launch("expert_layout");
 }
 
 }  // namespace conclave::kernels

@@ -1,7 +1,8 @@
-// From the experts that tokens chose to the order in which experts get the rows: counts, prefix sums, the expert-major list and
-// its inverse. Three launches, no host sync; the order within an expert is that of the tokens.
+// From the experts that tokens chose to the order in which experts get the rows: counts, prefix
+// sums, the expert-major list and its inverse. Three launches, no host sync; the order within an
+// expert is that of the tokens.
 #pragma once
-#include <cuda_runtime.h>
+#include <cuda_runtime_api.h>
 
 #include <cstdint>
 

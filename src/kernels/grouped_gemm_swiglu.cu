@@ -1,35 +1,43 @@
-// One persistent kernel, a block a multiprocessor, 384 threads: warpgroup 2 loads (40 registers), warpgroups 0 and 1 multiply,
-// 64 rows × 256 columns each (232 registers). 4 stages of x 128 × 64 and w 256 × 64, bf16, rows of 128 bytes in the 128-byte
-// swizzle.
-// - w comes by TMA; form `halves` takes 128 gate rows and 128 up rows, so one thread owns matching gate and up columns;
+// One persistent kernel, a block a multiprocessor, 384 threads: warpgroup 2 loads (40 registers),
+// warpgroups 0 and 1 multiply, 64 rows × 256 columns each (232 registers). 4 stages of x 128 × 64
+// and w 256 × 64, bf16, rows of 128 bytes in the 128-byte swizzle.
+// - w comes by TMA; form `halves` takes 128 gate rows and 128 up rows, so one thread owns matching
+// gate and up columns;
 //   `interleaved` takes 256 rows as they stand, where they are neighbours in a register.
-// - x is gathered by cp.async, 16 bytes a thread, rows past an expert's end repeat its last one and are not stored; the indices
+// - x is gathered by cp.async, 16 bytes a thread, rows past an expert's end repeat its last one and
+// are not stored; the indices
 //   of the next tile are loaded one tile ahead.
-// - The epilogue of a tile runs beside the first kParts k blocks of the next one: sums are rounded to 64 registers of bf16
-//   pairs, and each k block does one part: a store of 16 rows × 64 columns a warp (stmatrix, TMA) or a quarter of the activations.
-//   Only warps on an expert's last rows store by hand, masked.
-// One H200, 2026-11-23, the form this was written from: 671 TFLOP/s on Qwen3's rank shape (hidden 2048, ffn 768, 16 experts,
-// 65,536 rows), 1.40 × gather + at::_grouped_mm + compiled SwiGLU; 1.22 × at GPT-OSS's, 1.16 × at DeepSeek-V3's. What was tried
-// besides (clusters, one-row TMA boxes, other epilogues: slower): docs/decisions.md.
+// - The epilogue of a tile runs beside the first kParts k blocks of the next one: sums are rounded
+// to 64 registers of bf16
+//   pairs, and each k block does one part: a store of 16 rows × 64 columns a warp (stmatrix, TMA)
+//   or a quarter of the activations. Only warps on an expert's last rows store by hand, masked.
+// One H200, 2026-11-23, the form this was written from: 671 TFLOP/s on Qwen3's rank shape (hidden
+// 2048, ffn 768, 16 experts, 65,536 rows), 1.40 × gather + at::_grouped_mm + compiled SwiGLU; 1.22
+// × at GPT-OSS's, 1.16 × at DeepSeek-V3's. What was tried besides (clusters, one-row TMA boxes,
+// other epilogues: slower): docs/decisions.md.
 #include <atomic>
+#include <string>
 
+#include "base/error.h"
 #include "kernels/grouped_gemm_swiglu.h"
+#include "kernels/launch.h"
 #include "kernels/ptx.cuh"
 
 // Named, so that nvcc does not call what only Hopper uses unused when it compiles for others.
 namespace conclave::kernels::swiglu_gemm {
 
 constexpr int kRows = 128, kColumns = 256, kDepth = 64, kStages = 4, kThreads = 384;
-constexpr int kParts = 10;  // of an epilogue, one beside each of the first k blocks of the next tile
-constexpr int kBand = 8;    // n tiles that are walked before the next rows: their w stays in L2
+constexpr int kParts =
+    10;                   // of an epilogue, one beside each of the first k blocks of the next tile
+constexpr int kBand = 8;  // n tiles that are walked before the next rows: their w stays in L2
 constexpr int kMaxExperts = 448;
 
 constexpr int kBytesX = kRows * kDepth * 2, kBytesW = kColumns * kDepth * 2;
 constexpr int kStage = kBytesX + kBytesW;
-constexpr int kStagingAt = kStages * kStage;          // two buffers of 2 KB a multiplying warp
-constexpr int kBarriersAt = kStagingAt + 8 * 4096;    // full, empty
+constexpr int kStagingAt = kStages * kStage;        // two buffers of 2 KB a multiplying warp
+constexpr int kBarriersAt = kStagingAt + 8 * 4096;  // full, empty
 constexpr int kOffsetsAt = kBarriersAt + 16 * kStages;
-constexpr int kBiasAt = 231424;                       // two buffers of a tile's 256
+constexpr int kBiasAt = 231424;  // two buffers of a tile's 256
 constexpr int kSharedBytes = kBiasAt + 2 * kColumns * 2;
 static_assert(kOffsetsAt + 4 * (kMaxExperts + 1) <= kBiasAt);
 static_assert(kSharedBytes <= 227 * 1024);
@@ -53,7 +61,8 @@ struct Tile {
   int expert, row, end, n;  // the block's first row, the end of the expert's rows, the n tile
 };
 
-// Tiles of all experts in one order, dealt round robin to the blocks. Inside an expert: bands of n tiles, n fastest.
+// Tiles of all experts in one order, dealt round robin to the blocks. Inside an expert: bands of n
+// tiles, n fastest.
 struct Schedule {
   const int* offsets;
   int next_tile, expert = 0, base = 0;
@@ -92,11 +101,11 @@ struct Shared {
   CONCLAVE_DEVICE uint32_t bias(int buffer) const { return base + kBiasAt + buffer * kColumns * 2; }
 };
 
-// The loading warpgroup; t its thread. Thread t copies 16-byte column t mod 8 of rows t / 8 + 16 i, to where the swizzle
-// puts it.
+// The loading warpgroup; t its thread. Thread t copies 16-byte column t mod 8 of rows t / 8 + 16 i,
+// to where the swizzle puts it.
 template <GatedForm kForm>
-CONCLAVE_DEVICE void load(const Params& p, const CUtensorMap& w_map, Shared shared, Schedule schedule,
-                          int t) {
+CONCLAVE_DEVICE void load(const Params& p, const CUtensorMap& w_map, Shared shared,
+                          Schedule schedule, int t) {
   const int k_blocks = p.hidden / kDepth;
   const uint32_t to0 = t / 8 * 128 + ((t ^ (t / 8)) & 7) * 16;
   const char* from[8];
@@ -126,9 +135,10 @@ CONCLAVE_DEVICE void load(const Params& p, const CUtensorMap& w_map, Shared shar
         ptx::mbarrier_expect(shared.full(pipe.stage), kBytesW);
 #pragma unroll
         for (int h = 0; h < 2; ++h)  // what lies past w's rows is filled with zeros
-          ptx::tma_load(shared.w(pipe.stage) + h * kBytesW / 2, &w_map, shared.full(pipe.stage), k * kDepth,
-                        kForm == GatedForm::halves ? h * p.ffn + tile.n * 128 : tile.n * 256 + h * 128,
-                        tile.expert);
+          ptx::tma_load(
+              shared.w(pipe.stage) + h * kBytesW / 2, &w_map, shared.full(pipe.stage), k * kDepth,
+              kForm == GatedForm::halves ? h * p.ffn + tile.n * 128 : tile.n * 256 + h * 128,
+              tile.expert);
       }
       // The buffer of two tiles ago: its readers have released a stage of the tile between since.
       if (kForm == GatedForm::interleaved && p.bias && k == 0) {
@@ -148,7 +158,8 @@ CONCLAVE_DEVICE void load(const Params& p, const CUtensorMap& w_map, Shared shar
   }
 }
 
-// gate · σ(slope · gate) of two gates, times `scale`: one reciprocal for both; the clamp keeps their product finite.
+// gate · σ(slope · gate) of two gates, times `scale`: one reciprocal for both; the clamp keeps
+// their product finite.
 CONCLAVE_DEVICE void gated(float g0, float g1, float slope, float scale0, float scale1, float& y0,
                            float& y1) {
   const float to_base2 = slope * -1.442695041f;
@@ -163,16 +174,18 @@ CONCLAVE_DEVICE void gated(float g0, float g1, float slope, float scale0, float 
 CONCLAVE_DEVICE float at_most(float x, float limit) { return x > limit ? limit : x; }
 CONCLAVE_DEVICE float at_least(float x, float limit) { return x < limit ? limit : x; }
 
-// A finished tile of a multiplying warp: its 16 rows as pairs of bf16, and where they belong. With `halves` v[0 … 32) are gate
-// columns and v[32 … 64) the up columns beside them.
+// A finished tile of a multiplying warp: its 16 rows as pairs of bf16, and where they belong. With
+// `halves` v[0 … 32) are gate columns and v[32 … 64) the up columns beside them.
 struct Finished {
   uint32_t v[64] = {};
   float weight0 = 0, weight8 = 0;  // of rows lane / 4 and 8 below
-  int row = 0, rows = 0, n = 0;    // the first row, how many there are (less than 1: none), the n tile
+  int row = 0, rows = 0,
+      n = 0;  // the first row, how many there are (less than 1: none), the n tile
 };
 
-// v[at … at + 16), 16 rows × 64 columns, to `column` of a matrix with `ld` columns, by staging buffer b of the warp. Full rows
-// go by TMA. Every call commits a group, stored or not, so that all but the newest group being read frees this buffer.
+// v[at … at + 16), 16 rows × 64 columns, to `column` of a matrix with `ld` columns, by staging
+// buffer b of the warp. Full rows go by TMA. Every call commits a group, stored or not, so that all
+// but the newest group being read frees this buffer.
 template <int kAt>
 CONCLAVE_DEVICE void put(const Finished& tile, uint32_t staging, int b, const CUtensorMap* map,
                          __nv_bfloat16* matrix, int ld, int column, int lane) {
@@ -226,7 +239,8 @@ CONCLAVE_DEVICE void finish(Finished& tile, const Params& p, const CUtensorMap& 
       for (int i = 8 * (q - 2); i < 8 * (q - 1); ++i) {
         const float weight = i & 1 ? tile.weight8 : tile.weight0;
         float y0, y1;
-        gated(ptx::low(tile.v[kGate + i]), ptx::high(tile.v[kGate + i]), 1.f, weight, weight, y0, y1);
+        gated(ptx::low(tile.v[kGate + i]), ptx::high(tile.v[kGate + i]), 1.f, weight, weight, y0,
+              y1);
         tile.v[kGate + i] =
             ptx::pack(y0 * ptx::low(tile.v[kUp + i]), y1 * ptx::high(tile.v[kUp + i]));
       }
@@ -236,8 +250,9 @@ CONCLAVE_DEVICE void finish(Finished& tile, const Params& p, const CUtensorMap& 
     if constexpr (kPart < 4)
       put<16 * kPart>(tile, staging, kPart & 1, &gate_up_map, p.gate_up, 2 * p.ffn,
                       tile.n * 256 + kPart * 64, lane);
-    // A lane holds gate and up of one activation in a register, of column lane mod 4 of every four; stores want two
-    // neighbours: lanes 2 i and 2 i + 1 of the quad have them, in the low or the high half.
+    // A lane holds gate and up of one activation in a register, of column lane mod 4 of every four;
+    // stores want two neighbours: lanes 2 i and 2 i + 1 of the quad have them, in the low or the
+    // high half.
     constexpr int c = (kPart - 4) / 3, q = (kPart - 4) % 3;
     if constexpr (kPart >= 4 && q < 2) {
 #pragma unroll
@@ -246,7 +261,9 @@ CONCLAVE_DEVICE void finish(Finished& tile, const Params& p, const CUtensorMap& 
         for (int half = 0; half < 2; ++half) {
           const uint32_t a = tile.v[32 * c + 4 * g + half], b = tile.v[32 * c + 4 * g + 2 + half];
           const float weight = half ? tile.weight8 : tile.weight0;
-          auto up = [](uint32_t pair) { return at_least(at_most(ptx::high(pair), 7.f), -7.f) + 1.f; };
+          auto up = [](uint32_t pair) {
+            return at_least(at_most(ptx::high(pair), 7.f), -7.f) + 1.f;
+          };
           float y0, y1;
           gated(at_most(ptx::low(a), 7.f), at_most(ptx::low(b), 7.f), 1.702f, up(a) * weight,
                 up(b) * weight, y0, y1);
@@ -321,8 +338,10 @@ CONCLAVE_DEVICE void multiply(const Params& p, const CUtensorMap& gate_up_map,
     before.n = tile.n;
     ++tiles;
   }
-  CONCLAVE_FINISH(0), CONCLAVE_FINISH(1), CONCLAVE_FINISH(2), CONCLAVE_FINISH(3), CONCLAVE_FINISH(4);
-  CONCLAVE_FINISH(5), CONCLAVE_FINISH(6), CONCLAVE_FINISH(7), CONCLAVE_FINISH(8), CONCLAVE_FINISH(9);
+  CONCLAVE_FINISH(0), CONCLAVE_FINISH(1), CONCLAVE_FINISH(2), CONCLAVE_FINISH(3),
+      CONCLAVE_FINISH(4);
+  CONCLAVE_FINISH(5), CONCLAVE_FINISH(6), CONCLAVE_FINISH(7), CONCLAVE_FINISH(8),
+      CONCLAVE_FINISH(9);
   if (lane == 0) ptx::tma_store_wait();
 #undef CONCLAVE_STEP
 #undef CONCLAVE_FINISH
@@ -382,8 +401,8 @@ Encode encode_tiled() {
   return encode;
 }
 
-// A bf16 tensor [rows, columns], or [depth, rows, columns] with 3 dims, in boxes of 64 columns × `box_rows` with the 128-byte
-// swizzle.
+// A bf16 tensor [rows, columns], or [depth, rows, columns] with 3 dims, in boxes of 64 columns ×
+// `box_rows` with the 128-byte swizzle.
 bool tensor_map(CUtensorMap* map, int dims, const void* data, int64_t columns, int64_t rows,
                 int64_t depth, int box_rows) {
   const Encode encode = encode_tiled();
@@ -392,49 +411,67 @@ bool tensor_map(CUtensorMap* map, int dims, const void* data, int64_t columns, i
                                static_cast<cuuint64_t>(depth)};
   const cuuint64_t strides[2] = {sizes[0] * 2, sizes[0] * sizes[1] * 2};
   const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows), 1}, step[3] = {1, 1, 1};
-  return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, dims, const_cast<void*>(data),
-                sizes, strides, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+  return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, dims, const_cast<void*>(data), sizes,
+                strides, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 template <GatedForm kForm>
-cudaError_t launch(const CUtensorMap (&maps)[3], const Params& p, int blocks, int device,
-                   cudaStream_t stream) {
+void launch(const CUtensorMap (&maps)[3], const Params& p, int blocks, int device,
+            cudaStream_t stream) {
   // The attribute belongs to the function on one device.
   static std::atomic<bool> ready[64];
   if (device >= 64 || !ready[device]) {
-    const cudaError_t e =
-        cudaFuncSetAttribute(grouped_swiglu_kernel<kForm>,
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-    if (e != cudaSuccess) return e;
+    cudaFuncSetAttribute(grouped_swiglu_kernel<kForm>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         kSharedBytes);
+    check_launch("grouped_swiglu: shared memory");
     if (device < 64) ready[device] = true;
   }
   grouped_swiglu_kernel<kForm>
       <<<blocks, kThreads, kSharedBytes, stream>>>(maps[0], maps[1], maps[2], p);
-  return cudaGetLastError();
+  check_launch("grouped_swiglu");
+}
+
+// Whether what runs on the device is the code for sm_90a, not what the driver makes of other PTX.
+bool on_hopper(int device) {
+  static std::atomic<int> known[64];  // 0: not yet, 1: yes, 2: no
+  int answer = device < 64 ? known[device].load() : 0;
+  if (answer == 0) {
+    int major = 0, minor = 0;
+    cudaFuncAttributes code{};
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    const bool found =
+        major == 9 && minor == 0 &&
+        cudaFuncGetAttributes(&code, grouped_swiglu_kernel<GatedForm::halves>) == cudaSuccess;
+    answer = found && code.ptxVersion >= 90 ? 1 : 2;
+    if (device < 64) known[device] = answer;
+  }
+  return answer == 1;
 }
 
 }  // namespace
 
 bool grouped_swiglu_supported(const GroupedSwiglu& p) {
-  int device = 0, major = 0, minor = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return false;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || !on_hopper(device)) return false;
   auto aligned = [](const void* at, int to) { return reinterpret_cast<uintptr_t>(at) % to == 0; };
-  return major == 9 && minor == 0 && p.hidden % kDepth == 0 && p.hidden >= kParts * kDepth &&
-         p.ffn % 64 == 0 && p.ffn > 0 && p.experts >= 1 && p.experts <= kMaxExperts &&
-         p.rows < (1ll << 31) && p.hidden < (1 << 30) && p.ffn < (1 << 28) && aligned(p.x, 16) && aligned(p.w, 16) &&
+  return p.hidden % kDepth == 0 && p.hidden >= kParts * kDepth && p.ffn % 64 == 0 && p.ffn > 0 &&
+         p.experts >= 1 && p.experts <= kMaxExperts && p.rows < (1ll << 31) &&
+         p.hidden < (1 << 30) && p.ffn < (1 << 28) && aligned(p.x, 16) && aligned(p.w, 16) &&
          aligned(p.gate_up, 16) && aligned(p.act, 16) && aligned(p.bias, 4);
 }
 
-const char* grouped_swiglu(const GroupedSwiglu& p, GatedForm form, cudaStream_t stream, int sms) {
+void grouped_swiglu(const GroupedSwiglu& p, GatedForm form, cudaStream_t stream, int sms) {
   CUtensorMap maps[3];
   if (!tensor_map(&maps[0], 3, p.w, p.hidden, 2 * p.ffn, p.experts, 128) ||
       !tensor_map(&maps[1], 2, p.gate_up, 2 * p.ffn, p.rows, 1, 16) ||
       !tensor_map(&maps[2], 2, p.act, p.ffn, p.rows, 1, 16))
-    return "cuTensorMapEncodeTiled refused an operand";
+    throw RunError(
+        "grouped_swiglu: the driver refused a tensor map (cuTensorMapEncodeTiled); hidden " +
+        std::to_string(p.hidden) + ", ffn " + std::to_string(p.ffn) + ", experts " +
+        std::to_string(p.experts) + ", rows " + std::to_string(p.rows));
   int device = 0, all = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&all, cudaDevAttrMultiProcessorCount, device);
@@ -453,11 +490,10 @@ const char* grouped_swiglu(const GroupedSwiglu& p, GatedForm form, cudaStream_t 
                       p.experts,
                       n_tiles,
                       n_tiles < kBand ? n_tiles : kBand};
-  const cudaError_t e =
-      form == GatedForm::halves
-          ? launch<GatedForm::halves>(maps, params, blocks, device, stream)
-          : launch<GatedForm::interleaved>(maps, params, blocks, device, stream);
-  return e == cudaSuccess ? nullptr : cudaGetErrorString(e);
+  if (form == GatedForm::halves)
+    launch<GatedForm::halves>(maps, params, blocks, device, stream);
+  else
+    launch<GatedForm::interleaved>(maps, params, blocks, device, stream);
 }
 
 }  // namespace conclave::kernels

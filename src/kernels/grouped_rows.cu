@@ -1,9 +1,11 @@
-// grouped_bias: a block a row, threads along the columns. grouped_bias_backward: a block an expert and 64 columns; 8 warps take
-// every 8th row, a lane two columns; warps are summed in order. grouped_bias_backward_weights: a warp a row.
-// add_expert_gradients: grid (pieces, experts), 8 elements a thread.
+// grouped_bias: a block a row, threads along the columns. grouped_bias_backward: a block an expert
+// and 64 columns; 8 warps take every 8th row, a lane two columns; warps are summed in order.
+// grouped_bias_backward_weights: a warp a row. add_expert_gradients: grid (pieces, experts), 8
+// elements a thread.
 #include <cuda_bf16.h>
 
 #include "kernels/grouped_rows.h"
+#include "kernels/launch.h"
 
 namespace conclave::kernels {
 namespace {
@@ -129,8 +131,8 @@ __device__ __forceinline__ void store8(__nv_bfloat16* to, const Eight& x) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    add_gradients_kernel(T* to, int64_t to_stride, const __nv_bfloat16* from, const int32_t* offsets,
-                         int64_t size) {
+    add_gradients_kernel(T* to, int64_t to_stride, const __nv_bfloat16* from,
+                         const int32_t* offsets, int64_t size) {
   const int expert = blockIdx.y;
   if (offsets[expert] == offsets[expert + 1]) return;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 8;
@@ -161,6 +163,7 @@ void grouped_bias(const GroupedRows& p, void* y, const void* bias, const float* 
     bias_kernel<T><<<static_cast<unsigned>(p.rows), kThreads, 0, stream>>>(
         p.offsets, p.experts, p.columns, static_cast<T*>(y), static_cast<const T*>(bias), weights);
   });
+  check_launch("grouped_bias");
 }
 
 void grouped_bias_backward(const GroupedRows& p, void* dbias, RowType sum_type, const void* dy,
@@ -171,11 +174,12 @@ void grouped_bias_backward(const GroupedRows& p, void* dbias, RowType sum_type, 
     by_type(sum_type, [&](auto sum) {
       using T = decltype(element);
       using Sum = decltype(sum);
-      bias_backward_kernel<T, Sum><<<grid, kThreads, 0, stream>>>(p.offsets, p.rows, p.columns,
-                                                                  static_cast<Sum*>(dbias),
-                                                                  static_cast<const T*>(dy), weights);
+      bias_backward_kernel<T, Sum>
+          <<<grid, kThreads, 0, stream>>>(p.offsets, p.rows, p.columns, static_cast<Sum*>(dbias),
+                                          static_cast<const T*>(dy), weights);
     });
   });
+  check_launch("grouped_bias_backward");
 }
 
 void grouped_bias_backward_weights(const GroupedRows& p, float* dweights, const void* dy,
@@ -184,10 +188,11 @@ void grouped_bias_backward_weights(const GroupedRows& p, float* dweights, const 
   const unsigned blocks = static_cast<unsigned>((p.rows + kWarps - 1) / kWarps);
   by_type(p.type, [&](auto element) {
     using T = decltype(element);
-    bias_backward_weights_kernel<T><<<blocks, kThreads, 0, stream>>>(
-        p.offsets, p.experts, p.rows, p.columns, dweights, static_cast<const T*>(dy),
-        static_cast<const T*>(bias));
+    bias_backward_weights_kernel<T>
+        <<<blocks, kThreads, 0, stream>>>(p.offsets, p.experts, p.rows, p.columns, dweights,
+                                          static_cast<const T*>(dy), static_cast<const T*>(bias));
   });
+  check_launch("grouped_bias_backward_weights");
 }
 
 void add_expert_gradients(void* to, RowType to_type, int64_t to_stride, const void* from,
@@ -200,6 +205,7 @@ void add_expert_gradients(void* to, RowType to_type, int64_t to_stride, const vo
     add_gradients_kernel<T><<<dim3(static_cast<unsigned>(pieces), experts), kThreads, 0, stream>>>(
         static_cast<T*>(to), to_stride, static_cast<const __nv_bfloat16*>(from), offsets, size);
   });
+  check_launch("add_expert_gradients");
 }
 
 }  // namespace conclave::kernels

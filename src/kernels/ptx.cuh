@@ -1,5 +1,6 @@
-// The sm_90a instructions that C++ has no word for, one function each: mbarriers, TMA, cp.async, stmatrix, wgmma. Shared
-// memory addresses are 32-bit, as smem() gives them. Source: PTX ISA 8.7, sections named beside.
+// The sm_90a instructions that C++ has no word for, one function each: mbarriers, TMA, cp.async,
+// stmatrix, wgmma. Shared memory addresses are 32-bit, as smem() gives them. Source: PTX ISA 8.7,
+// sections named beside.
 #pragma once
 #include <cuda.h>
 #include <cuda_bf16.h>
@@ -56,11 +57,14 @@ CONCLAVE_DEVICE void tma_load(uint32_t to, const CUtensorMap* m, uint32_t barrie
       : "memory");
 }
 CONCLAVE_DEVICE void tma_store(const CUtensorMap* m, uint32_t from, int x, int y) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(m),
-               "r"(from), "r"(x), "r"(y)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(m),
+      "r"(from), "r"(x), "r"(y)
+      : "memory");
 }
-CONCLAVE_DEVICE void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+CONCLAVE_DEVICE void tma_store_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
 // Until all but the newest n groups of this thread's stores have read shared memory.
 template <int n>
 CONCLAVE_DEVICE void tma_store_wait_read() {
@@ -130,20 +134,22 @@ CONCLAVE_DEVICE float reciprocal(float x) {
   return r;
 }
 
-// --- wgmma (9.7.15): D [64, 256] (+)= A [64, 16] · B [256, 16]ᵀ, both K-major in shared memory, rows of 128 bytes in the
-// 128-byte swizzle. A lane holds d[4 j + {0, 1}] = row lane / 4, columns 8 j + 2 (lane mod 4) + {0, 1}, and d[4 j + {2, 3}]
-// 8 rows below.
+// --- wgmma (9.7.15): D [64, 256] (+)= A [64, 16] · B [256, 16]ᵀ, both K-major in shared memory,
+// rows of 128 bytes in the 128-byte swizzle. A lane holds d[4 j + {0, 1}] = row lane / 4, columns 8
+// j + 2 (lane mod 4) + {0, 1}, and d[4 j + {2, 3}] 8 rows below.
 CONCLAVE_DEVICE uint64_t wgmma_descriptor(uint32_t tile) {
   return static_cast<uint64_t>((tile & 0x3FFFF) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
 }
 CONCLAVE_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-CONCLAVE_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+CONCLAVE_DEVICE void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 template <int n>
 CONCLAVE_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
 }
-#define CONCLAVE_8(i)                                                                             \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),     \
+#define CONCLAVE_8(i)                                                                         \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define CONCLAVE_32(i) CONCLAVE_8(i), CONCLAVE_8(i + 8), CONCLAVE_8(i + 16), CONCLAVE_8(i + 24)
 CONCLAVE_DEVICE void wgmma_n256(float (&d)[128], uint64_t a, uint64_t b, int accumulate) {

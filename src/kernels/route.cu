@@ -1,8 +1,10 @@
-// A warp a token, kWarps tokens a block, blocks loop over tokens. Lane l holds experts l, l + 32, …, kPer of them in registers.
-// top_k rounds of a warp-wide maximum over (score, lower id first) keys of 64 bits. Loads are counted in shared memory and added
-// once a block: whole numbers, so their order does not matter.
+// A warp a token, kWarps tokens a block, blocks loop over tokens. Lane l holds experts l, l + 32,
+// …, kPer of them in registers. top_k rounds of a warp-wide maximum over (score, lower id first)
+// keys of 64 bits. Loads are counted in shared memory and added once a block: whole numbers, so
+// their order does not matter.
 #include <cfloat>
 
+#include "kernels/launch.h"
 #include "kernels/route.h"
 
 namespace conclave::kernels {
@@ -33,7 +35,8 @@ __device__ __forceinline__ uint64_t warp_max(uint64_t v) {
   return v;
 }
 
-// Larger scores have larger keys, of equal ones the lower id; NaN is below all. Never 0, which stands for what is out.
+// Larger scores have larger keys, of equal ones the lower id; NaN is below all. Never 0, which
+// stands for what is out.
 __device__ __forceinline__ uint64_t key_of(float score, int id) {
   uint32_t bits = 0;
   if (score == score) {
@@ -85,9 +88,11 @@ struct Chosen {
   float score[kMostTopK];
 };
 
-// One bit a group, set where its experts may be chosen: the top_groups with the largest sums of their two best.
+// One bit a group, set where its experts may be chosen: the top_groups with the largest sums of
+// their two best.
 template <int kPer>
-__device__ uint32_t best_groups(const float (&biased)[kPer], const Route& p, float* room, int lane) {
+__device__ uint32_t best_groups(const float (&biased)[kPer], const Route& p, float* room,
+                                int lane) {
 #pragma unroll
   for (int i = 0; i < kPer; ++i)
     if (lane + 32 * i < p.experts) room[lane + 32 * i] = biased[i];
@@ -117,7 +122,8 @@ __device__ uint32_t best_groups(const float (&biased)[kPer], const Route& p, flo
 
 // Fills chosen.id with the choice, and chosen.score with v of the chosen.
 template <int kPer>
-__device__ void choose(const float (&v)[kPer], const Route& p, Chosen& chosen, float* room, int lane) {
+__device__ void choose(const float (&v)[kPer], const Route& p, Chosen& chosen, float* room,
+                       int lane) {
   uint64_t keys[kPer];
   float biased[kPer];
 #pragma unroll
@@ -152,7 +158,8 @@ __device__ void choose(const float (&v)[kPer], const Route& p, Chosen& chosen, f
 
 // Fills chosen from given ids.
 template <int kPer>
-__device__ void take(const float (&v)[kPer], const Route& p, int64_t token, Chosen& chosen, int lane) {
+__device__ void take(const float (&v)[kPer], const Route& p, int64_t token, Chosen& chosen,
+                     int lane) {
   for (int j = lane; j < p.top_k; j += 32) {
     const int64_t id = p.given[token * p.top_k + j];
     if (id < 0 || id >= p.experts) __trap();
@@ -168,7 +175,8 @@ __device__ void take(const float (&v)[kPer], const Route& p, int64_t token, Chos
   __syncwarp();
 }
 
-// Weights before `scale` are score · factor, or with softmax over the chosen exp(score − shift) · factor.
+// Weights before `scale` are score · factor, or with softmax over the chosen exp(score − shift) ·
+// factor.
 struct Weighing {
   float shift, factor, sum;
 };
@@ -225,7 +233,8 @@ __global__ void __launch_bounds__(kWarps * 32)
 // The formulas of ops/router.cpp, a lane's experts at a time.
 template <int kPer>
 __global__ void __launch_bounds__(kWarps * 32)
-    route_backward_kernel(const Route p, const float* dweights, const float* dprobs, float* dlogits) {
+    route_backward_kernel(const Route p, const float* dweights, const float* dprobs,
+                          float* dlogits) {
   __shared__ Chosen all_chosen[kWarps];
   __shared__ float all_dchosen[kWarps][kMostTopK];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -324,7 +333,8 @@ __global__ void balanced_kernel(int64_t* ids, int64_t pairs, int experts) {
   if (i < pairs) ids[i] = i % experts;
 }
 
-// The low 64 bits of base/random.h's philox(seed, index, stream), times n, high half: conclave::below.
+// The low 64 bits of base/random.h's philox(seed, index, stream), times n, high half:
+// conclave::below.
 __device__ uint64_t below(uint64_t n, uint64_t seed, uint64_t stream, uint64_t index) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32),
@@ -349,8 +359,8 @@ __global__ void uniform_kernel(int64_t* ids, int64_t tokens, int top_k, int expe
   int64_t* mine = ids + token * top_k;
   for (int j = 0; j < top_k; ++j) {
     const int64_t last = experts - top_k + j;
-    const int64_t drawn = static_cast<int64_t>(
-        below(static_cast<uint64_t>(last + 1), seed, stream, static_cast<uint64_t>(token * top_k + j)));
+    const int64_t drawn = static_cast<int64_t>(below(static_cast<uint64_t>(last + 1), seed, stream,
+                                                     static_cast<uint64_t>(token * top_k + j)));
     bool there = false;
     for (int i = 0; i < j; ++i) there |= mine[i] == drawn;
     mine[j] = there ? last : drawn;
@@ -358,7 +368,7 @@ __global__ void uniform_kernel(int64_t* ids, int64_t tokens, int top_k, int expe
 }
 
 constexpr int kThreads = 256;
-int blocks_of(int64_t n) { return static_cast<int>((n + kThreads - 1) / kThreads); }
+int blocks_in(int64_t n) { return static_cast<int>((n + kThreads - 1) / kThreads); }
 
 }  // namespace
 
@@ -368,6 +378,7 @@ void route(const Route& p, int64_t* ids, float* weights, int64_t* loads, cudaStr
     route_kernel<per.value><<<blocks_for(p.tokens), kWarps * 32, 0, stream>>>(
         p, ids, weights, reinterpret_cast<unsigned long long*>(loads));
   });
+  check_launch("route");
 }
 
 void route_backward(const Route& p, const float* dweights, const float* dprobs, float* dlogits,
@@ -377,17 +388,21 @@ void route_backward(const Route& p, const float* dweights, const float* dprobs, 
     route_backward_kernel<per.value>
         <<<blocks_for(p.tokens), kWarps * 32, 0, stream>>>(p, dweights, dprobs, dlogits);
   });
+  check_launch("route_backward");
 }
 
 void balanced_ids(int64_t* ids, int64_t pairs, int experts, cudaStream_t stream) {
-  if (pairs > 0) balanced_kernel<<<blocks_of(pairs), kThreads, 0, stream>>>(ids, pairs, experts);
+  if (pairs == 0) return;
+  balanced_kernel<<<blocks_in(pairs), kThreads, 0, stream>>>(ids, pairs, experts);
+  check_launch("balanced_ids");
 }
 
 void uniform_ids(int64_t* ids, int64_t tokens, int top_k, int experts, uint64_t seed,
                  uint64_t stream_number, cudaStream_t stream) {
-  if (tokens > 0)
-    uniform_kernel<<<blocks_of(tokens), kThreads, 0, stream>>>(ids, tokens, top_k, experts, seed,
-                                                               stream_number);
+  if (tokens == 0) return;
+  uniform_kernel<<<blocks_in(tokens), kThreads, 0, stream>>>(ids, tokens, top_k, experts, seed,
+                                                             stream_number);
+  check_launch("uniform_ids");
 }
 
 }  // namespace conclave::kernels

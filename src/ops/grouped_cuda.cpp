@@ -3,7 +3,6 @@
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
-#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
@@ -127,7 +126,6 @@ void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const 
       kernels::add_expert_gradients(to.data_ptr(), row_type(dw), out * in, piece.const_data_ptr(),
                                     offsets.const_data_ptr<int32_t>(), static_cast<int>(experts),
                                     last - first, in, c10::cuda::getCurrentCUDAStream());
-      C10_CUDA_KERNEL_LAUNCH_CHECK();
     } else {
       to.add_(piece.slice(1, 0, last - first).slice(2, 0, in));
     }
@@ -138,7 +136,6 @@ void grouped_bias_(at::Tensor y, const at::Tensor& bias, const at::Tensor& offse
                    const at::Tensor& weights) {
   kernels::grouped_bias(grouped_rows(y, offsets), y.data_ptr(), bias.const_data_ptr(),
                         floats(weights), c10::cuda::getCurrentCUDAStream());
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 at::Tensor grouped_bias_backward_weights(const at::Tensor& dy, const at::Tensor& bias,
@@ -148,7 +145,6 @@ at::Tensor grouped_bias_backward_weights(const at::Tensor& dy, const at::Tensor&
   kernels::grouped_bias_backward_weights(grouped_rows(dy, offsets), dweights.data_ptr<float>(),
                                          dy.const_data_ptr(), bias.const_data_ptr(),
                                          c10::cuda::getCurrentCUDAStream());
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
   return dweights;
 }
 
@@ -157,7 +153,6 @@ void grouped_bias_backward_(at::Tensor dbias, const at::Tensor& dy, const at::Te
   kernels::grouped_bias_backward(grouped_rows(dy, offsets), dbias.data_ptr(), row_type(dbias),
                                  dy.const_data_ptr(), floats(weights),
                                  c10::cuda::getCurrentCUDAStream());
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 }  // namespace conclave::ops::cuda
