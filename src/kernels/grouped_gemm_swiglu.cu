@@ -16,12 +16,11 @@
 // × at GPT-OSS's, 1.16 × at DeepSeek-V3's. What was tried besides (clusters, one-row TMA boxes,
 // other epilogues: slower): docs/decisions.md.
 #include <atomic>
-#include <string>
 
-#include "base/error.h"
 #include "kernels/grouped_gemm_swiglu.h"
 #include "kernels/launch.h"
 #include "kernels/ptx.cuh"
+#include "kernels/tensor_map.h"
 
 // Named, so that nvcc does not call what only Hopper uses unused when it compiles for others.
 namespace conclave::kernels::swiglu_gemm {
@@ -386,37 +385,6 @@ namespace conclave::kernels {
 namespace {
 using namespace swiglu_gemm;
 
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-// The driver's function, without linking to the driver.
-Encode encode_tiled() {
-  static const Encode encode = [] {
-    void* f = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    const bool ok = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000,
-                                                     cudaEnableDefault, &found) == cudaSuccess &&
-                    found == cudaDriverEntryPointSuccess;
-    return ok ? reinterpret_cast<Encode>(f) : nullptr;
-  }();
-  return encode;
-}
-
-// A bf16 tensor [rows, columns], or [depth, rows, columns] with 3 dims, in boxes of 64 columns ×
-// `box_rows` with the 128-byte swizzle.
-bool tensor_map(CUtensorMap* map, int dims, const void* data, int64_t columns, int64_t rows,
-                int64_t depth, int box_rows) {
-  const Encode encode = encode_tiled();
-  if (!encode) return false;
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows),
-                               static_cast<cuuint64_t>(depth)};
-  const cuuint64_t strides[2] = {sizes[0] * 2, sizes[0] * sizes[1] * 2};
-  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows), 1}, step[3] = {1, 1, 1};
-  return encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, dims, const_cast<void*>(data), sizes,
-                strides, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 template <GatedForm kForm>
 void launch(const CUtensorMap (&maps)[3], const Params& p, int blocks, int device,
             cudaStream_t stream) {
@@ -465,13 +433,9 @@ bool grouped_swiglu_supported(const GroupedSwiglu& p) {
 
 void grouped_swiglu(const GroupedSwiglu& p, GatedForm form, cudaStream_t stream, int sms) {
   CUtensorMap maps[3];
-  if (!tensor_map(&maps[0], 3, p.w, p.hidden, 2 * p.ffn, p.experts, 128) ||
-      !tensor_map(&maps[1], 2, p.gate_up, 2 * p.ffn, p.rows, 1, 16) ||
-      !tensor_map(&maps[2], 2, p.act, p.ffn, p.rows, 1, 16))
-    throw RunError(
-        "grouped_swiglu: the driver refused a tensor map (cuTensorMapEncodeTiled); hidden " +
-        std::to_string(p.hidden) + ", ffn " + std::to_string(p.ffn) + ", experts " +
-        std::to_string(p.experts) + ", rows " + std::to_string(p.rows));
+  tensor_map(&maps[0], p.w, {p.hidden, 2 * p.ffn, p.experts}, {kDepth, 128, 1});
+  tensor_map(&maps[1], p.gate_up, {2 * p.ffn, p.rows}, {64, 16});
+  tensor_map(&maps[2], p.act, {p.ffn, p.rows}, {64, 16});
   int device = 0, all = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&all, cudaDevAttrMultiProcessorCount, device);
