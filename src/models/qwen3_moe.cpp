@@ -5,6 +5,7 @@
 
 #include "models/keys.h"
 #include "models/registry.h"
+#include "models/rope.h"
 #include "nn/attention.h"
 #include "nn/experts.h"
 #include "nn/linear.h"
@@ -19,7 +20,8 @@ using namespace nn;
 struct Qwen3MoeConfig {
   int64_t hidden, layers, vocab, heads, kv_heads, head_dim, dense_ffn, experts, top_k, ffn,
       sparse_step, max_positions;
-  double eps, theta, aux_coef, initializer_range;
+  double eps, aux_coef, initializer_range;
+  ops::RopeConfig rope;
   bool renormalise, tied, biases;
   std::vector<int64_t> dense_layers;
 
@@ -94,7 +96,8 @@ Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tok
   Value k = head_norm_rotary(t, linear(t, n, k_, k_bias_, "qkv"), k_norm_, c_.eps, rows,
                              rotary_);  // [tokens, kv_heads, head_dim]
   Value v = linear(t, n, v_, v_bias_, "qkv");
-  Value a = attention(t, q, k, v, rows, 1 / std::sqrt(static_cast<double>(c_.head_dim)), layer_);
+  Value a = attention(t, q, k, v, rows, {.scale = 1 / std::sqrt(static_cast<double>(c_.head_dim))},
+                      layer_);
   return add(t, x, linear(t, a, o_, o_bias_));
 }
 
@@ -121,9 +124,9 @@ Qwen3MoeConfig::Qwen3MoeConfig(const Keys& k, const DecoderOptions& options)
       sparse_step(k.count({"decoder_sparse_step"}, 1)),
       max_positions(k.count({"max_position_embeddings"}, 32768)),
       eps(k.number({"rms_norm_eps"}, 1e-6)),
-      theta(k.number({"rope_parameters.rope_theta", "rope_theta"}, 10000)),
       aux_coef(options.aux_coef < 0 ? k.number({"router_aux_loss_coef"}, 0.001) : options.aux_coef),
       initializer_range(k.number({"initializer_range"}, 0.02)),
+      rope(read_rope(k, 10000)),
       renormalise(k.flag("norm_topk_prob", false)),
       tied(k.flag("tie_word_embeddings", false)),
       biases(k.flag("attention_bias", false)),
@@ -135,14 +138,8 @@ Qwen3MoeConfig::Qwen3MoeConfig(const Keys& k, const DecoderOptions& options)
   if (top_k > experts)
     k.refuse("num_experts_per_tok", "expected at most num_experts = " + std::to_string(experts));
   if (!(eps > 0)) k.refuse("rms_norm_eps", "expected a number above 0");
-  if (!(theta > 0)) k.refuse("rope_theta", "expected a number above 0");
   if (k.text({"hidden_act"}, "silu") != "silu")
     k.refuse("hidden_act", "expected silu; others are not supported");
-  if (k.text({"rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type"},
-             "default") != "default")
-    k.refuse("rope_parameters",
-             "expected rope_type default; scaled rotary embeddings are not supported for this "
-             "architecture yet");
   if (k.flag("use_sliding_window", false))
     k.refuse("use_sliding_window",
              "expected false; windows are not supported for this architecture yet");
@@ -163,7 +160,7 @@ Decoder make_qwen3_moe(const nlohmann::json& config, const std::string& from,
   d.norm_eps = c.eps, d.initializer_range = c.initializer_range, d.tied = c.tied;
   d.begin(options.dtype);
   const ops::RotaryTable rotary =
-      ops::rotary_table(c.max_positions, c.head_dim, c.theta, options.dtype);
+      ops::rotary_table(c.max_positions, c.head_dim, c.rope, options.dtype);
   for (int i = 0; i < c.layers; ++i) {
     Layer layer;
     layer.name = "model.layers." + std::to_string(i);

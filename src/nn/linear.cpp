@@ -1,6 +1,7 @@
 #include "nn/linear.h"
 
 #include <ATen/ops/add.h>
+#include <ATen/ops/zeros.h>
 
 #include "ops/embedding.h"
 #include "ops/grouped_bias.h"
@@ -67,6 +68,23 @@ Value swiglu(Tape& tape, const Value& gate_up, const Value* weights, ops::Activa
   y.made_again_by("swiglu",
                   [=] { return ops::swiglu(saved.get(), saved_weights.get(), activation); });
   return y;
+}
+
+std::pair<Value, Value> split(Tape& tape, const Value& x, int64_t a) {
+  const int64_t tokens = x.data.size(0), width = x.data.size(1);
+  Saved saved = tape.recomputes("qkv") ? tape.save(x) : Saved();
+  auto columns = [&](int64_t first, int64_t n) {
+    auto cut = [=](const at::Tensor& x) { return x.narrow(1, first, n).contiguous(); };
+    Value y = tape.record(cut(x.data), [=, id = x.id](Tape& tape, const at::Tensor& dy) {
+      at::Tensor dx = at::zeros({tokens, width}, dy.options());
+      dx.narrow(1, first, n).copy_(dy);
+      tape.add_grad(id, dx);
+    });
+    y.made_again_by("qkv", [=] { return cut(saved.get()); });
+    return y;
+  };
+  Value left = columns(0, a), right = columns(a, width - a);
+  return {std::move(left), std::move(right)};
 }
 
 Value add(Tape& tape, const Value& a, const Value& b) {

@@ -1,5 +1,7 @@
 // Layers that are matrix products, and the sum of a residual.
 #pragma once
+#include <utility>
+
 #include "nn/tape.h"
 #include "nn/weight.h"
 #include "ops/swiglu.h"
@@ -22,6 +24,9 @@ Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& of
 // `made` as above.
 Value swiglu(Tape& tape, const Value& gate_up, const Value* weights = nullptr,
              ops::Activation activation = ops::Activation::swiglu, at::Tensor made = {});
+
+// x [tokens, a + b] → its first `a` columns and the others, each in rows of its own; class "qkv".
+std::pair<Value, Value> split(Tape& tape, const Value& x, int64_t a);
 
 Value add(Tape& tape, const Value& a, const Value& b);
 

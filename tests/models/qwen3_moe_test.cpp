@@ -119,14 +119,17 @@ TEST(Qwen3Moe, BothSpellingsOfTheRotaryBase) {
       with("rope_parameters", {{"rope_theta", 1e6}, {"rope_type", "default"}}), "c", {}));
   EXPECT_NO_THROW(make_decoder(with("rope_scaling", nullptr), "config.json", {}));
   expect_refused(with("rope_theta", -1), {"some/config.json", "`rope_theta`"});
-  expect_refused(with("rope_parameters", {{"rope_theta", -1.0}}), {"`rope_theta`", "above 0"});
+  expect_refused(with("rope_parameters", {{"rope_theta", -1.0}}),
+                 {"`rope_parameters.rope_theta`", "above 0"});
 }
 
-TEST(Qwen3Moe, RefusesScaledRotaryEmbeddings) {
-  expect_refused(with("rope_parameters", {{"rope_theta", 1e6}, {"rope_type", "yarn"}}),
-                 {"some/config.json: `rope_parameters`", "rope_type default"});
-  expect_refused(with("rope_scaling", {{"type", "linear"}, {"factor", 2}}), {"rope_type default"});
-  expect_refused(with("rope_scaling", {{"rope_type", "yarn"}}), {"rope_type default"});
+TEST(Qwen3Moe, ScaledRotaryEmbeddings) {
+  EXPECT_NO_THROW(
+      make_decoder(with("rope_scaling",
+                        {{"type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 8}}),
+                   "config.json", {}));
+  expect_refused(with("rope_scaling", {{"type", "linear"}, {"factor", 2}}),
+                 {"some/config.json: `rope_scaling.type`", "default or yarn, got \"linear\""});
 }
 
 TEST(Qwen3Moe, RefusesMissingKeys) {

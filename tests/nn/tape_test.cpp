@@ -200,7 +200,7 @@ TEST(Tape, HeadNormRotaryAndAttentionOverDocuments) {
   Weight& o = c.weights.add("o.weight", {hidden, heads * head_dim});
   Weight& q_norm = c.weights.add("q_norm.weight", {head_dim});
   Weight& k_norm = c.weights.add("k_norm.weight", {head_dim});
-  const auto table = ops::rotary_table(8, head_dim, 100, at::kDouble);
+  const auto table = ops::rotary_table(8, head_dim, {.theta = 100}, at::kDouble);
   Rows rows;
   rows.doc_offsets = {0, 3, 7};
   rows.positions = at::cat({at::arange(3, at::kLong), at::arange(4, at::kLong)});
@@ -211,7 +211,7 @@ TEST(Tape, HeadNormRotaryAndAttentionOverDocuments) {
     Value turned_k =
         head_norm_rotary(t, linear(t, in[0], k, nullptr, "qkv"), k_norm, 1e-6, rows, table);
     Value values = linear(t, in[0], v, nullptr, "qkv");
-    return linear(t, attention(t, turned_q, turned_k, values, rows, 0.5, 0), o);
+    return linear(t, attention(t, turned_q, turned_k, values, rows, {.scale = 0.5}, 0), o);
   };
   c.fill();
   expect_gradients(c);
