@@ -20,7 +20,7 @@ using namespace nn;
 struct Qwen3MoeConfig {
   int64_t hidden, layers, vocab, heads, kv_heads, head_dim, dense_ffn, experts, top_k, ffn,
       sparse_step, max_positions;
-  double eps, aux_coef, initializer_range;
+  double eps, aux_coef, sequence_aux_coef, z_coef, initializer_range;
   ops::RopeConfig rope;
   bool renormalise, tied, biases;
   std::vector<int64_t> dense_layers;
@@ -103,7 +103,12 @@ Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tok
 
 Routed Qwen3MoeBlock::route(Tape& t, const Value& h, const Rows& rows) {
   return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows,
-                   {.top_k = c_.top_k, .renormalise = c_.renormalise, .aux_coef = c_.aux_coef});
+                   {.top_k = c_.top_k,
+                    .renormalise = c_.renormalise,
+                    .aux_coef = c_.aux_coef,
+                    .sequence_aux_coef = c_.sequence_aux_coef,
+                    .z_coef = c_.z_coef,
+                    .layer = layer_});
 }
 
 Value Qwen3MoeBlock::feed_forward(Tape& t, const Value& h) {
@@ -125,6 +130,8 @@ Qwen3MoeConfig::Qwen3MoeConfig(const Keys& k, const DecoderOptions& options)
       max_positions(k.count({"max_position_embeddings"}, 32768)),
       eps(k.number({"rms_norm_eps"}, 1e-6)),
       aux_coef(options.aux_coef < 0 ? k.number({"router_aux_loss_coef"}, 0.001) : options.aux_coef),
+      sequence_aux_coef(std::max(options.sequence_aux_coef, 0.0)),
+      z_coef(std::max(options.z_coef, 0.0)),
       initializer_range(k.number({"initializer_range"}, 0.02)),
       rope(read_rope(k, 10000)),
       renormalise(k.flag("norm_topk_prob", false)),

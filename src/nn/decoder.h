@@ -37,6 +37,7 @@ struct Layer {
   std::unique_ptr<Block> block;
   Unit* dense = nullptr;
   Unit* experts = nullptr;  // none in a dense layer
+  Unit* router = nullptr;   // untrained: buffers of the router; none where it has none
   LayerFacts facts;
 };
 
@@ -55,7 +56,8 @@ struct Decoder {
   Weight *embedding = nullptr, *final_norm = nullptr, *head = nullptr;
   std::vector<Layer> layers;
 
-  Unit& add_unit(std::string name, at::ScalarType dtype);
+  // An untrained unit is fp32 where dtype is narrower: its buffers stay exact in a bf16 model.
+  Unit& add_unit(std::string name, at::ScalarType dtype, bool trained = true);
   // The embedding's unit with its weight; first of all calls. The final norm and the head's unit;
   // last of all calls.
   void begin(at::ScalarType dtype);

@@ -100,4 +100,10 @@ Weight& Weights::add_experts(const std::string& pattern, std::vector<int64_t> sh
   return experts_->add(prefix_ + pattern, shape, std::move(pieces), Init::normal, true);
 }
 
+Weight& Weights::add_buffer(const std::string& name, std::vector<int64_t> shape) {
+  TORCH_CHECK(router_ && !router_->trained(), name,
+              ": this block was given no untrained unit for buffers");
+  return router_->add(prefix_ + name, shape, {{prefix_ + name, shape}}, Init::zeros, false);
+}
+
 }  // namespace conclave::nn

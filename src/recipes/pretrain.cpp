@@ -174,12 +174,15 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   use_threads(c.threads);
   const at::ScalarType dtype = parse_dtype(c.dtype, "dtype");
   const ModelChoice choice = choose_model(c, source);
+  if (c.model.bias_update_rate)
+    check_bias_update(source, describe_model(choice.config, choice.from, dtype,
+                                             router_coefs(c.model), choice.places));
   if (dry_run) return print_dry_run(c, choice, config_path);
 
   install_stop_handlers();
   const std::string resume = resume_from(c, source);
-  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true,
-                       c.model.aux_coef.value_or(-1), choice.places);
+  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true, router_coefs(c.model),
+                       choice.places);
   Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
   const nlohmann::json saved_config = config_to_save(m.config, *m.decoder, c.dtype, d.corpus.eos);
@@ -210,7 +213,8 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   train::LoopConfig loop{.steps = c.steps,
                          .rows = c.batch.rows,
                          .micro_rows = c.batch.micro_rows,
-                         .clip_norm = c.clip_norm};
+                         .clip_norm = c.clip_norm,
+                         .bias_rate = c.model.bias_update_rate.value_or(0.001)};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.validate_every = c.validation.every;
   loop.checkpoint_every = c.checkpoint.every;

@@ -180,8 +180,8 @@ TEST(Tape, RouterWithItsAuxiliaryLoss) {
         Routed r =
             route(t, in[0], w, rows, {.top_k = 2, .renormalise = renormalise, .aux_coef = coef});
         EXPECT_EQ(r.loads.sum().item().toLong(), 18);
-        EXPECT_EQ(r.aux != 0, coef != 0);
-        c.extra = r.aux;
+        EXPECT_EQ(r.aux.defined(), coef != 0);
+        c.extra = coef != 0 ? r.aux.item().toDouble() : 0;
         return r.weights;
       };
       c.fill();
