@@ -76,12 +76,13 @@ class Block {
   // x [tokens, hidden] → x + attention(norm(x)), same shape.
   virtual Value mix(Tape& tape, const Value& x, const Rows& rows) = 0;
   // True: route, experts and join are called. False: feed_forward is.
-  virtual bool has_experts() const = 0;
+  virtual bool has_experts() const { return true; }
   virtual Routed route(Tape& tape, const Value& h, const Rows& rows) = 0;
   virtual Value experts(
       Tape& tape, const Received& received) = 0;  // [received, hidden], routing weights applied
-  virtual Value join(Tape& tape, const Value& h, const Value& combined) = 0;  // [tokens, hidden]
-  virtual Value feed_forward(Tape& tape, const Value& h) = 0;  // dense layer: h + mlp(norm(h))
+  virtual Value join(Tape& tape, const Value& h, const Value& combined);  // h + combined
+  // Dense layer: h + mlp(norm(h)). Throws where an architecture has none.
+  virtual Value feed_forward(Tape& tape, const Value& h);
   // The buffer [experts] that follows the loads after each optimizer step, if the router has one.
   virtual Weight* correction_bias() { return nullptr; }
 };

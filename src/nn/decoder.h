@@ -46,6 +46,7 @@ struct Decoder {
   std::string model_type;    // e.g. qwen3_moe, as config.json says it
   std::string model_file;    // the source that wires its blocks, for docs/one_token.md
   int64_t vocab = 0, hidden = 0, max_positions = 0;
+  int64_t padding = -1;  // looking up this token leaves no gradient in its row of the embedding
   double norm_eps = 0, initializer_range = 0.02;
   bool tied = false;  // the head is the embedding
 

@@ -95,9 +95,9 @@ Value add(Tape& tape, const Value& a, const Value& b) {
                      });
 }
 
-Value embedding(Tape& tape, const at::Tensor& ids, Weight& w) {
+Value embedding(Tape& tape, const at::Tensor& ids, Weight& w, int64_t padding) {
   return tape.record(ops::embedding(ids, w.data()), [=, &w](Tape& tape, const at::Tensor& dy) {
-    tape.later([=, &w] { ops::embedding_backward_(w.grad(), ids, dy); });
+    tape.later([=, &w] { ops::embedding_backward_(w.grad(), ids, dy, padding); });
   });
 }
 

@@ -28,9 +28,12 @@ Value swiglu(Tape& tape, const Value& gate_up, const Value* weights = nullptr,
 // x [tokens, a + b] → its first `a` columns and the others, each in rows of its own; class "qkv".
 std::pair<Value, Value> split(Tape& tape, const Value& x, int64_t a);
 
+// x [tokens, a + b] → its first `a` columns and the others, each in rows of its own; class "qkv".
+std::pair<Value, Value> split(Tape& tape, const Value& x, int64_t a);
+
 Value add(Tape& tape, const Value& a, const Value& b);
 
-// ids [tokens] → rows of w [vocab, hidden].
-Value embedding(Tape& tape, const at::Tensor& ids, Weight& w);
+// ids [tokens] → rows of w [vocab, hidden]. The token `padding` leaves no gradient in its row.
+Value embedding(Tape& tape, const at::Tensor& ids, Weight& w, int64_t padding = -1);
 
 }  // namespace conclave::nn

@@ -66,11 +66,12 @@ struct Losses {
 };
 
 // The ids that rows.gate or rows.replay prescribe; undefined: the router chooses.
-at::Tensor given_ids(const Rows& rows, const RouterOptions& o, int64_t tokens, int64_t experts) {
-  if (rows.gate == Gate::balanced) return ops::balanced_ids(tokens, o.top_k, experts);
+at::Tensor given_ids(const Rows& rows, const RouterOptions& o, int64_t tokens, int64_t experts,
+                     at::Device device) {
+  if (rows.gate == Gate::balanced) return ops::balanced_ids(tokens, o.top_k, experts, device);
   if (rows.gate == Gate::uniform)
     return ops::uniform_ids(tokens, o.top_k, experts, rows.gate_seed,
-                            static_cast<uint64_t>(o.layer));
+                            static_cast<uint64_t>(o.layer), device);
   if (!rows.replay) return {};
   const auto layer = static_cast<size_t>(o.layer);
   TORCH_CHECK(layer < rows.replay->size(), "replay: expected an entry for layer ", o.layer,
@@ -88,7 +89,7 @@ at::Tensor logits_of(const at::Tensor& x, const Weight& w, const Weight* bias) {
 
 Routed route(Tape& tape, const Value& x, Weight& w, const Rows& rows, const RouterOptions& o) {
   const ops::Selection selection = selection_of(o);
-  const at::Tensor given = given_ids(rows, o, x.data.size(0), w.shape().front());
+  const at::Tensor given = given_ids(rows, o, x.data.size(0), w.shape().front(), x.data.device());
   if (rows.gate == Gate::balanced) {
     const auto dtype = widened(x.data).scalar_type();
     const at::Tensor even =

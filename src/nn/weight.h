@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -51,10 +52,10 @@ class Unit {
   Unit(const Unit&) = delete;
 
   // Adds a weight of `shape` that the checkpoint knows as `pieces` (name and shape, in order of
-  // memory; they fill it exactly).
+  // memory; they fill it exactly). `transposed`: there the last two dims of each are swapped.
   Weight& add(std::string name, std::vector<int64_t> shape,
               std::vector<std::pair<std::string, std::vector<int64_t>>> pieces, Init init,
-              bool decay);
+              bool decay, bool transposed = false);
 
   const std::string& name() const { return layout_.name; }
   at::ScalarType dtype() const { return dtype_; }
@@ -83,9 +84,9 @@ class Weights {
  public:
   Weights(std::string prefix, Unit& dense, Unit* experts = nullptr, Unit* router = nullptr)
       : prefix_(std::move(prefix)), dense_(dense), experts_(experts), router_(router) {}
-  // `name` is the checkpoint's key below the prefix. One dim: ones, no decay (a norm); more:
-  // normal.
-  Weight& add(const std::string& name, std::vector<int64_t> shape);
+  // `name` is the checkpoint's key below the prefix. One dim: no decay, and ones (a norm), zeros (a
+  // bias) or what `init` says; more: normal.
+  Weight& add(const std::string& name, std::vector<int64_t> shape, std::optional<Init> init = {});
   // Matrices of equal shape that are one weight here: "mlp.{gate_proj,up_proj}.weight" with shape
   // [2 · ffn, hidden].
   Weight& add_stack(const std::string& pattern, std::vector<int64_t> shape);
@@ -96,6 +97,9 @@ class Weights {
   // What the checkpoint holds beside the weights and no gradient reaches, zeros at first:
   // "mlp.gate.e_score_correction_bias" with shape [experts]. fp32 or wider.
   Weight& add_buffer(const std::string& name, std::vector<int64_t> shape);
+  // A stack of experts that the checkpoint holds as one tensor of the same name: matrices [experts,
+  // rows, in], there [experts, in, rows] where `transposed`, or their biases [experts, rows].
+  Weight& add_fused_experts(const std::string& name, std::vector<int64_t> shape, bool transposed);
 
  private:
   std::string prefix_;

@@ -103,9 +103,8 @@ at::Tensor swiglu(const at::Tensor& gate_up, const at::Tensor& weights, Activati
     const scalar_t* from = gate_up.const_data_ptr<scalar_t>();
     const A* w = weights.defined() ? weights.const_data_ptr<A>() : nullptr;
     scalar_t* to = y.data_ptr<scalar_t>();
-    each_block(rows, ffn * kCost, [&](int64_t r) {
-      row(to + r * ffn, from + 2 * r * ffn, w ? w[r] : A(1), ffn);
-    });
+    each_block(rows, ffn * kCost,
+               [&](int64_t r) { row(to + r * ffn, from + 2 * r * ffn, w ? w[r] : A(1), ffn); });
   });
   return y;
 }

@@ -1,5 +1,5 @@
-// Gated activations times an optional weight a row. Source: arXiv 2002.05202 (SwiGLU); transformers,
-// models/gpt_oss (the clamped one).
+// Gated activations times an optional weight a row. Source: arXiv 2002.05202 (SwiGLU);
+// transformers, models/gpt_oss (the clamped one).
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -85,7 +85,8 @@ void MicroBatch::forward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
   with_weights(s, false, [&] {
     if (s.kind == SegmentKind::embed) {
-      tapes_->embedded = nn::embedding(tapes_->embed, batch_.ids, *decoder_.embedding);
+      tapes_->embedded =
+          nn::embedding(tapes_->embed, batch_.ids, *decoder_.embedding, decoder_.padding);
       hidden_ = std::exchange(tapes_->embedded.data, {});
     } else if (s.kind == SegmentKind::head) {
       forward_head();

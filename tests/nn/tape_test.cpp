@@ -167,6 +167,26 @@ TEST(Tape, GroupedSwigluWithRoutingWeightsAndAnIdleExpert) {
   expect_gradients(c);
 }
 
+// Biases on both products, interleaved gate and up far enough out to be clamped; weights of any
+// sign.
+TEST(Tape, GroupedClampedSwigluWithBiasesAndAnIdleExpert) {
+  Case c;
+  Weight& gate_up = c.weights.add_experts("{}.gate_up.weight", {3, 6, 4});
+  Weight& down = c.weights.add_experts("{}.down.weight", {3, 4, 3});
+  Weight& gate_up_bias = c.experts.add("gate_up.bias", {3, 6}, {{"a", {3, 6}}}, Init::zeros, false);
+  Weight& down_bias = c.experts.add("down.bias", {3, 4}, {{"b", {3, 4}}}, Init::zeros, false);
+  c.inputs = {random({7, 4}, 1), random({7}, 2)};
+  c.run = [&](Tape& t, const auto& in) {
+    const std::vector<int64_t> offsets{0, 2, 2, 7};
+    return grouped_swiglu(
+        t, {in[0], in[1], at::tensor(offsets, at::kLong)},
+        {gate_up, down, &gate_up_bias, &down_bias, ops::Activation::clamped_swiglu});
+  };
+  c.fill();
+  gate_up.data().mul_(8);
+  expect_gradients(c);
+}
+
 TEST(Tape, RouterWithItsAuxiliaryLoss) {
   for (bool renormalise : {true, false})
     for (double coef : {0.0, 0.3}) {

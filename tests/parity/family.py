@@ -1,11 +1,14 @@
 """What the parity tests know of an architecture: its classes in transformers, its random weights, its cases.
 
-families/MODEL_TYPE.py describes one as FAMILY, under the `model_type` of its config.json; MODEL_TYPE_parity.py runs its cases.
+families/MODEL_TYPE.py describes one as FAMILY, under the `model_type` of its config.json; family_parity.py runs its cases.
 """
 
 import dataclasses
 import importlib
 import json
+import pathlib
+
+FAMILIES = sorted(p.stem for p in (pathlib.Path(__file__).parent / "families").glob("*.py"))
 
 
 @dataclasses.dataclass

@@ -1,19 +1,20 @@
-"""Parity of `conclave forward` with transformers, for the cases of one family.
+"""Parity of `conclave forward` with transformers, for the cases of one family or of all: issue #3, bar 3; issue #4, bar 1.
 
-Per case: logits, loss, every gradient and the chosen experts in fp32 (1e-5, max-norm per tensor) and in fp64 (1e-10, against
-the reference with its casts to fp32 lifted); the losses of ten AdamW steps in fp32 (2e-6 relative) and fp64 (1e-10); bf16 is
-sane. The names written are exactly the reference's. `--random N [--seed S]` tries N random models instead.
-Exit status 0, 1, or 77 where transformers is not installed.
+`family_parity.py [MODEL_TYPE ...]`, as in families/MODEL_TYPE.py. Per case: logits, loss, every gradient and the chosen experts
+in fp32 (1e-5, max-norm per tensor) and in fp64 (1e-10, against the reference with its casts to fp32 lifted); the losses of ten
+AdamW steps in fp32 (2e-6 relative) and fp64 (1e-10); bf16 is sane. The names written are exactly the reference's. `--random N
+[--seed S]` tries N random models of the family instead. Exit status 0, 1, or 77 where transformers is not installed.
 """
 
 import argparse
 import random
+import sys
 import tempfile
 import traceback
 
 import reference  # leaves with 77 if transformers is missing
 import torch
-from family import family
+from family import FAMILIES, family
 from program import forward
 from reference import deviation
 
@@ -138,15 +139,23 @@ def check(of, case, loose=False):
     return good
 
 
-def main(model_type):
+def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument("model_type", nargs="*", default=FAMILIES, help="families; all of them if none is named")
     parse.add_argument("--random", type=int, metavar="N", help="N random models instead of the family's cases")
     parse.add_argument("--seed", type=int, default=0)
     args = parse.parse_args()
-    of, r = family(model_type), random.Random(args.seed)
-    if args.random:
-        results = [check(of, of.random_case(r, f"random {args.seed}.{i}"), loose=True) for i in range(args.random)]
-    else:
-        results = [check(of, c) for c in of.cases]
-    print(f"{model_type}: {sum(results)} of {len(results)} models agree with transformers {reference.transformers.__version__}")
-    return 0 if all(results) else 1
+    good = True
+    for model_type in args.model_type:
+        of, r = family(model_type), random.Random(args.seed)
+        if args.random:
+            results = [check(of, of.random_case(r, f"random {args.seed}.{i}"), loose=True) for i in range(args.random)]
+        else:
+            results = [check(of, c) for c in of.cases]
+        print(f"{model_type}: {sum(results)} of {len(results)} models agree with transformers {reference.transformers.__version__}")
+        good = good and all(results)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
