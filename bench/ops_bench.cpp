@@ -115,7 +115,7 @@ void rows(at::ScalarType dtype, const std::string& type) {
       [=] { return ops::swiglu_backward(dy, gate_up, {}).dgate_up; });
   const at::Tensor heads = x.view({kTokens, kHidden / 64, 64}),
                    positions = at::zeros({kTokens}, at::kLong);
-  const ops::RotaryTable table = ops::rotary_table(1, 64, 1e6, dtype);
+  const ops::RotaryTable table = ops::rotary_table(1, 64, {.theta = 1e6}, dtype);
   add("rotary/ours/", 2 * bytes, [=] { return ops::rotary(heads, positions, table); });
   const ops::ExpertLayout layout =
       ops::expert_layout(std::get<1>(at::topk(at::randn({kTokens, 16}), kTopK)), 16);

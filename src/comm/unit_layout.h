@@ -1,6 +1,7 @@
 // Where each checkpoint tensor lies in a unit's flat buffer. A unit is one aligned buffer a (layer,
 // mesh, dtype); a piece is a (name, interval); a shard is one of `shards` equal contiguous ranges,
-// so a piece's part in a shard is a contiguous byte range of its safetensors tensor.
+// so a piece's part in a shard is a contiguous byte range of its safetensors tensor, unless the
+// file holds it transposed.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -18,8 +19,9 @@ struct Interval {
 
 struct Piece {       // one tensor of the checkpoint
   std::string name;  // its full key there, e.g. model.layers.0.mlp.experts.3.gate_proj.weight
-  std::vector<int64_t> shape;  // its shape there
-  Interval at;                 // where it lies, whole and row-major
+  std::vector<int64_t> shape;  // its shape here: row-major, whole
+  Interval at;                 // where it lies
+  bool transposed = false;     // the checkpoint holds it with the last two dims swapped
 };
 
 struct UnitLayout {

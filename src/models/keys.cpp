@@ -79,4 +79,16 @@ std::vector<int64_t> Keys::indices(const std::string& name) const {
   return out;
 }
 
+std::vector<std::string> Keys::texts(const std::string& name) const {
+  const auto* v = find({name});
+  std::vector<std::string> out;
+  if (!v) return out;
+  if (!v->is_array()) refuse(name, "expected a list of texts, got " + v->dump());
+  for (const auto& text : *v) {
+    if (!text.is_string()) refuse(name, "expected texts, got " + text.dump());
+    out.push_back(text.get<std::string>());
+  }
+  return out;
+}
+
 }  // namespace conclave::models

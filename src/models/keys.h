@@ -30,6 +30,7 @@ class Keys {
   bool flag(const std::string& name, bool otherwise) const;
   std::string text(const std::vector<std::string>& names, const std::string& otherwise) const;
   std::vector<int64_t> indices(const std::string& name) const;  // integers ≥ 0; empty where absent
+  std::vector<std::string> texts(const std::string& name) const;  // likewise
 
   // For an inline config: every key must be one that was asked for above or stands in
   // `without_effect_here` (what transformers writes and training does not need). Names the nearest

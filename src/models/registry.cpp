@@ -4,14 +4,16 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "models/keys.h"
 
 namespace conclave::models {
 namespace {
 
-using MakeDecoder = nn::Decoder (*)(const nlohmann::json&, const std::string&,
-                                    const DecoderOptions&);
+using MakeDecoder = nn::Decoder (*)(const Keys&, const DecoderOptions&);
 
 const std::map<std::string, MakeDecoder> kRegistry = {
+    {"GptOssForCausalLM", make_gpt_oss},
+    {"OlmoeForCausalLM", make_olmoe},
     {"Qwen3MoeForCausalLM", make_qwen3_moe},
 };
 
@@ -40,7 +42,9 @@ nn::Decoder make_decoder(const nlohmann::json& config, const std::string& from,
   if (found == kRegistry.end())
     throw ConfigError(from + ": `architectures`: unknown architecture `" + name +
                       "`; known are: " + known());
-  nn::Decoder decoder = found->second(config, from, options);
+  const Keys keys(config, from, options.places);
+  nn::Decoder decoder = found->second(keys, options);
+  keys.refuse_unknown({"architectures", "model_type"});
   decoder.architecture = name;
   return decoder;
 }

@@ -12,6 +12,8 @@
 
 namespace conclave::models {
 
+class Keys;
+
 struct DecoderOptions {
   at::ScalarType dtype = at::kFloat;  // of weights and activations: fp32, fp64 or bf16
   double aux_coef =
@@ -30,7 +32,8 @@ nn::Decoder make_decoder(const nlohmann::json& config, const std::string& from,
 std::vector<std::string> architectures();
 
 // One line an architecture, defined in its file; registry.cpp lists them under their names.
-nn::Decoder make_qwen3_moe(const nlohmann::json& config, const std::string& from,
-                           const DecoderOptions& options);
+nn::Decoder make_gpt_oss(const Keys& keys, const DecoderOptions& options);
+nn::Decoder make_olmoe(const Keys& keys, const DecoderOptions& options);
+nn::Decoder make_qwen3_moe(const Keys& keys, const DecoderOptions& options);
 
 }  // namespace conclave::models

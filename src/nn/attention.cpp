@@ -7,6 +7,24 @@
 
 namespace conclave::nn {
 
+Value rotary(Tape& tape, const Value& x, int64_t heads, const Rows& rows,
+             const ops::RotaryTable& table, ops::RotaryForm form) {
+  const int64_t tokens = x.data.size(0), width = x.data.size(1);
+  TORCH_CHECK(width % heads == 0, "rotary: expected a multiple of heads = ", heads, ", got ",
+              width);
+  auto turn = [=, positions = rows.positions](const at::Tensor& x) {
+    return ops::rotary(x.view({tokens, heads, width / heads}), positions, table, form);
+  };
+  // The backward does not need x: it is kept only for a recompute.
+  Saved saved = tape.recomputes("rotary") ? tape.save(x) : Saved();
+  Value out = tape.record(
+      turn(x.data), [=, id = x.id, positions = rows.positions](Tape& tape, const at::Tensor& dy) {
+        tape.add_grad(id, ops::rotary_backward(dy, positions, table, form).view({tokens, width}));
+      });
+  out.made_again_by("rotary", [=] { return turn(saved.get()); });
+  return out;
+}
+
 Value head_norm_rotary(Tape& tape, const Value& x, Weight& w, double eps, const Rows& rows,
                        const ops::RotaryTable& table) {
   const int64_t tokens = x.data.size(0), head_dim = w.shape().at(0),
@@ -32,49 +50,59 @@ Value head_norm_rotary(Tape& tape, const Value& x, Weight& w, double eps, const 
   return out;
 }
 
-namespace {
-
-// Generation: one document whose earlier keys and values are in the cache. No gradient.
-Value attend_cached(Tape& tape, const Value& q, const at::Tensor& k, const at::Tensor& v,
-                    const Rows& rows, double scale, int layer) {
+void check_cached(const Tape& tape, const Rows& rows) {
   TORCH_CHECK(!tape.recording(),
               "attention: a cache is for generation; expected a tape that does not record");
   TORCH_CHECK(rows.doc_offsets.size() == 2, "attention: a cache holds one document, got ",
               rows.doc_offsets.size() - 1);
+}
+
+namespace {
+
+ops::AttentionOptions with_data(const AttentionOptions& o) {
+  return {o.scale, o.window, o.sinks ? o.sinks->data() : at::Tensor()};
+}
+
+// Generation: one document whose earlier keys and values are in the cache. No gradient.
+Value attend_cached(Tape& tape, const Value& q, const at::Tensor& k, const at::Tensor& v,
+                    const Rows& rows, const AttentionOptions& options, int layer) {
+  check_cached(tape, rows);
   const auto seen = rows.cache->append(layer, k, v);
   const std::vector<int64_t> keys{0, seen.k.size(0)};
-  auto attended = ops::attention(q.data, seen.k, seen.v, rows.doc_offsets, keys, scale);
+  auto attended =
+      ops::attention(q.data, seen.k, seen.v, rows.doc_offsets, keys, with_data(options));
   return tape.record(attended.out.view({q.data.size(0), -1}), {});
 }
 
 }  // namespace
 
 Value attention(Tape& tape, const Value& q, const Value& k, const Value& v, const Rows& rows,
-                double scale, int layer) {
-  const int64_t tokens = q.data.size(0), width = q.data.size(1) * q.data.size(2);
-  const std::vector<int64_t> kv_shape{tokens, k.data.size(1), k.data.size(2)};
-  if (rows.cache) return attend_cached(tape, q, k.data, v.data.view(kv_shape), rows, scale, layer);
+                const AttentionOptions& options, int layer) {
+  const int64_t tokens = q.data.size(0), heads = q.data.size(1), kv_heads = k.data.size(1),
+                v_dim = v.data.size(1) / kv_heads;
+  const std::vector<int64_t> v_shape{tokens, kv_heads, v_dim}, out_shape{tokens, heads, v_dim};
+  if (rows.cache) return attend_cached(tape, q, k.data, v.data.view(v_shape), rows, options, layer);
   auto forward = [=, docs = rows.doc_offsets](const at::Tensor& q, const at::Tensor& k,
                                               const at::Tensor& v) {
-    return ops::attention(q, k, v.view(kv_shape), docs, docs, scale);
+    return ops::attention(q, k, v.view(v_shape), docs, docs, with_data(options));
   };
   Saved saved_q = tape.save(q), saved_k = tape.save(k), saved_v = tape.save(v);
   auto [out, lse] = forward(q.data, k.data, v.data);
-  // The backward needs out and lse: both are kept, or made again together by the class "attention".
-  Value made{out.view({tokens, width}), -1, {}, {}};
+  // The backward needs out and lse: out is kept, or made again by the class "attention".
+  Value made{out.view({tokens, -1}), -1, {}, {}};
   made.made_again_by("attention", [=] {
-    return forward(saved_q.get(), saved_k.get(), saved_v.get()).out.view({tokens, width});
+    return forward(saved_q.get(), saved_k.get(), saved_v.get()).out.view({tokens, -1});
   });
   Saved saved_out = tape.save(made), saved_lse = tape.save("statistics", lse);
   Value y = tape.record(made.data, [=, iq = q.id, ik = k.id, iv = v.id, docs = rows.doc_offsets](
                                        Tape& tape, const at::Tensor& dy) {
-    const at::Tensor q = saved_q.get();
-    auto [dq, dk, dv] = ops::attention_backward(
-        dy.view(q.sizes()), q, saved_k.get(), saved_v.get().view(kv_shape),
-        saved_out.get().view(q.sizes()), saved_lse.get(), docs, docs, scale);
-    tape.add_grad(iq, dq);
-    tape.add_grad(ik, dk);
-    tape.add_grad(iv, dv.view({tokens, -1}));
+    auto g = ops::attention_backward(dy.view(out_shape), saved_q.get(), saved_k.get(),
+                                     saved_v.get().view(v_shape), saved_out.get().view(out_shape),
+                                     saved_lse.get(), docs, docs, with_data(options));
+    tape.add_grad(iq, g.dq);
+    tape.add_grad(ik, g.dk);
+    tape.add_grad(iv, g.dv.view({tokens, -1}));
+    if (options.sinks) tape.later([=] { options.sinks->grad().add_(g.dsinks); });
   });
   y.tensor_class = made.tensor_class;
   y.recipe = made.recipe;

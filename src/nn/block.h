@@ -30,6 +30,9 @@ class KvCache {
   std::vector<Layer> layers_;
 };
 
+// Who chooses the experts: the router, or for measurements a rule (ops/router.h).
+enum class Gate { router, balanced, uniform };
+
 // What a micro-batch of packed rows looks like, beside its hidden states. tokens = rows · length of
 // a row.
 struct Rows {
@@ -40,17 +43,23 @@ struct Rows {
   std::vector<int64_t> row_offsets;  // rows + 1: the groups over which the auxiliary loss balances
                                      // (docs/decisions.md)
   KvCache* cache = nullptr;          // generation: one document, its keys and values so far
-  double aux_seed =
-      0;  // what the auxiliary loss of one row is multiplied with: 1 / rows of the global batch
+  // What the router's losses are multiplied with, so that the cut of the global batch into
+  // micro-batches and ranks changes nothing: the auxiliary loss of a row with 1 / rows of the
+  // global batch, z-loss and sequence loss of a token with 1 / its tokens.
+  double aux_seed = 0, token_seed = 0;
+  Gate gate = Gate::router;
+  uint64_t gate_seed = 0;  // uniform: another one for each micro-batch
+  // Router replay: ids [tokens, top_k] int64 by layer; an undefined one is chosen by the router.
+  const std::vector<at::Tensor>* replay = nullptr;
 };
 
 struct Routed {
   Value x;           // [tokens, hidden]: what is dispatched
-  at::Tensor ids;    // [tokens, top_k] int64, in order of falling score
+  at::Tensor ids;    // [tokens, top_k] int64, in order of falling score or as given
   Value weights;     // [tokens, top_k], the compute type's accumulation type (fp32 or wider)
   at::Tensor loads;  // [experts] int64: (token, expert) pairs of this micro-batch
-  double aux =
-      0;  // this micro-batch's part of the auxiliary loss, coefficient and aux_seed included
+  at::Tensor aux;    // [] fp64: this micro-batch's part of the router's losses, coefficients and
+                     // seeds included; undefined without
 };
 
 // Rows as the experts get them: expert-major, in token order within an expert.
@@ -67,12 +76,15 @@ class Block {
   // x [tokens, hidden] → x + attention(norm(x)), same shape.
   virtual Value mix(Tape& tape, const Value& x, const Rows& rows) = 0;
   // True: route, experts and join are called. False: feed_forward is.
-  virtual bool has_experts() const = 0;
+  virtual bool has_experts() const { return true; }
   virtual Routed route(Tape& tape, const Value& h, const Rows& rows) = 0;
   virtual Value experts(
       Tape& tape, const Received& received) = 0;  // [received, hidden], routing weights applied
-  virtual Value join(Tape& tape, const Value& h, const Value& combined) = 0;  // [tokens, hidden]
-  virtual Value feed_forward(Tape& tape, const Value& h) = 0;  // dense layer: h + mlp(norm(h))
+  virtual Value join(Tape& tape, const Value& h, const Value& combined);  // h + combined
+  // Dense layer: h + mlp(norm(h)). Throws where an architecture has none.
+  virtual Value feed_forward(Tape& tape, const Value& h);
+  // The buffer [experts] that follows the loads after each optimizer step, if the router has one.
+  virtual Weight* correction_bias() { return nullptr; }
 };
 
 }  // namespace conclave::nn

@@ -2,8 +2,9 @@
 
 namespace conclave::nn {
 
-Unit& Decoder::add_unit(std::string name, at::ScalarType dtype) {
-  units.push_back(std::make_unique<Unit>(std::move(name), dtype));
+Unit& Decoder::add_unit(std::string name, at::ScalarType dtype, bool trained) {
+  if (!trained && dtype == at::kBFloat16) dtype = at::kFloat;
+  units.push_back(std::make_unique<Unit>(std::move(name), dtype, trained));
   return *units.back();
 }
 

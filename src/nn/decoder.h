@@ -9,12 +9,27 @@
 
 namespace conclave::nn {
 
+// Latent attention: each head has a query and a key of nope + rope and a value of v_dim, made from
+// latents that all heads share.
+struct MlaFacts {
+  int64_t q_rank = 0;   // 0: queries straight from the hidden states
+  int64_t kv_rank = 0;  // 0: no latent attention
+  int64_t nope = 0, rope = 0, v_dim = 0;
+};
+
 // Sizes of one layer, for forecasts and for generation. 0 where the layer has no such part.
 struct LayerFacts {
-  int64_t heads = 0, kv_heads = 0, head_dim = 0;
-  bool attention_biases = false;
-  int64_t dense_ffn = 0;                    // dense layer
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;  // with mla: heads alone
+  MlaFacts mla;
+  int64_t window = 0;             // keys that a query sees at most, its own included; 0: all
+  bool head_norms = false;        // an RMSNorm on each query and key head
+  bool whole_norms = false;       // an RMSNorm over all query heads, one over all key heads
+  bool sinks = false;             // a logit a head in the softmax's denominator
+  bool attention_biases = false;  // on q, k, v and o; with mla on the two down-projections and o
+  int64_t dense_ffn = 0;          // dense layer
   int64_t experts = 0, top_k = 0, ffn = 0;  // layer with experts
+  int64_t shared_ffn = 0;                   // of all shared experts together
+  bool router_bias = false, correction_bias = false, expert_biases = false;
 };
 
 struct Layer {
@@ -22,6 +37,7 @@ struct Layer {
   std::unique_ptr<Block> block;
   Unit* dense = nullptr;
   Unit* experts = nullptr;  // none in a dense layer
+  Unit* router = nullptr;   // untrained: buffers of the router; none where it has none
   LayerFacts facts;
 };
 
@@ -30,6 +46,7 @@ struct Decoder {
   std::string model_type;    // e.g. qwen3_moe, as config.json says it
   std::string model_file;    // the source that wires its blocks, for docs/one_token.md
   int64_t vocab = 0, hidden = 0, max_positions = 0;
+  int64_t padding = -1;  // looking up this token leaves no gradient in its row of the embedding
   double norm_eps = 0, initializer_range = 0.02;
   bool tied = false;  // the head is the embedding
 
@@ -40,7 +57,8 @@ struct Decoder {
   Weight *embedding = nullptr, *final_norm = nullptr, *head = nullptr;
   std::vector<Layer> layers;
 
-  Unit& add_unit(std::string name, at::ScalarType dtype);
+  // An untrained unit is fp32 where dtype is narrower: its buffers stay exact in a bf16 model.
+  Unit& add_unit(std::string name, at::ScalarType dtype, bool trained = true);
   // The embedding's unit with its weight; first of all calls. The final norm and the head's unit;
   // last of all calls.
   void begin(at::ScalarType dtype);

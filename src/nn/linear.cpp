@@ -1,10 +1,11 @@
 #include "nn/linear.h"
 
 #include <ATen/ops/add.h>
+#include <ATen/ops/zeros.h>
 
 #include "ops/embedding.h"
+#include "ops/grouped_bias.h"
 #include "ops/matmul.h"
-#include "ops/swiglu.h"
 
 namespace conclave::nn {
 
@@ -27,34 +28,62 @@ Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias, const char* te
 }
 
 Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& offsets,
-                     const char* tensor_class) {
+                     const char* tensor_class, Weight* bias, const Value* bias_weights) {
   Saved saved = tape.save(x);
-  Value y =
-      tape.record(ops::grouped_linear(x.data, w.data(), offsets),
-                  [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
-                    tape.add_grad(id, ops::grouped_linear_backward_input(dy, w.data(), offsets));
-                    tape.later([=, &w] {
-                      ops::grouped_linear_backward_weight_(w.grad(), dy, saved.get(), offsets);
-                    });
-                  });
-  y.made_again_by(tensor_class,
-                  [=, &w] { return ops::grouped_linear(saved.get(), w.data(), offsets); });
+  Saved saved_weights = bias_weights ? tape.save(*bias_weights) : Saved();
+  const int weights_id = bias_weights ? bias_weights->id : -1;
+  auto forward = [=, &w](const at::Tensor& x, const at::Tensor& weights) {
+    at::Tensor y = ops::grouped_linear(x, w.data(), offsets);
+    if (bias) ops::grouped_bias_(y, bias->data(), offsets, weights);
+    return y;
+  };
+  Value y = tape.record(
+      forward(x.data, bias_weights ? bias_weights->data : at::Tensor()),
+      [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
+        tape.add_grad(id, ops::grouped_linear_backward_input(dy, w.data(), offsets));
+        if (weights_id >= 0)
+          tape.add_grad(weights_id, ops::grouped_bias_backward_weights(dy, bias->data(), offsets));
+        tape.later([=, &w] {
+          ops::grouped_linear_backward_weight_(w.grad(), dy, saved.get(), offsets);
+          if (bias) ops::grouped_bias_backward_(bias->grad(), dy, offsets, saved_weights.get());
+        });
+      });
+  y.made_again_by(tensor_class, [=] { return forward(saved.get(), saved_weights.get()); });
   return y;
 }
 
-Value swiglu(Tape& tape, const Value& gate_up, const Value* weights) {
+Value swiglu(Tape& tape, const Value& gate_up, const Value* weights, ops::Activation activation) {
   Saved saved = tape.save(gate_up);
   Saved saved_weights = weights ? tape.save(*weights) : Saved();
   const int weights_id = weights ? weights->id : -1;
-  Value y = tape.record(ops::swiglu(gate_up.data, weights ? weights->data : at::Tensor()),
-                        [=, id = gate_up.id](Tape& tape, const at::Tensor& dy) {
-                          auto [dgate_up, dweights] =
-                              ops::swiglu_backward(dy, saved.get(), saved_weights.get());
-                          tape.add_grad(id, dgate_up);
-                          tape.add_grad(weights_id, dweights);
-                        });
-  y.made_again_by("swiglu", [=] { return ops::swiglu(saved.get(), saved_weights.get()); });
+  Value y =
+      tape.record(ops::swiglu(gate_up.data, weights ? weights->data : at::Tensor(), activation),
+                  [=, id = gate_up.id](Tape& tape, const at::Tensor& dy) {
+                    auto [dgate_up, dweights] =
+                        ops::swiglu_backward(dy, saved.get(), saved_weights.get(), activation);
+                    tape.add_grad(id, dgate_up);
+                    tape.add_grad(weights_id, dweights);
+                  });
+  y.made_again_by("swiglu",
+                  [=] { return ops::swiglu(saved.get(), saved_weights.get(), activation); });
   return y;
+}
+
+std::pair<Value, Value> split(Tape& tape, const Value& x, int64_t a) {
+  const int64_t tokens = x.data.size(0), width = x.data.size(1);
+  Saved saved = tape.recomputes("qkv") ? tape.save(x) : Saved();
+  auto columns = [&](int64_t first, int64_t n) {
+    auto cut = [=](const at::Tensor& x) { return x.narrow(1, first, n).contiguous(); };
+    Value y = tape.record(cut(x.data), [=, id = x.id](Tape& tape, const at::Tensor& dy) {
+      at::Tensor dx = at::zeros({tokens, width}, dy.options());
+      dx.narrow(1, first, n).copy_(dy);
+      tape.add_grad(id, dx);
+    });
+    y.made_again_by("qkv", [=] { return cut(saved.get()); });
+    return y;
+  };
+  Value left = columns(0, a), right = columns(a, width - a);
+  return {std::move(left), std::move(right)};
 }
 
 Value add(Tape& tape, const Value& a, const Value& b) {
@@ -65,9 +94,9 @@ Value add(Tape& tape, const Value& a, const Value& b) {
                      });
 }
 
-Value embedding(Tape& tape, const at::Tensor& ids, Weight& w) {
+Value embedding(Tape& tape, const at::Tensor& ids, Weight& w, int64_t padding) {
   return tape.record(ops::embedding(ids, w.data()), [=, &w](Tape& tape, const at::Tensor& dy) {
-    tape.later([=, &w] { ops::embedding_backward_(w.grad(), ids, dy); });
+    tape.later([=, &w] { ops::embedding_backward_(w.grad(), ids, dy, padding); });
   });
 }
 

@@ -1,7 +1,10 @@
 // Layers that are matrix products, and the sum of a residual.
 #pragma once
+#include <utility>
+
 #include "nn/tape.h"
 #include "nn/weight.h"
+#include "ops/swiglu.h"
 
 namespace conclave::nn {
 
@@ -10,16 +13,22 @@ namespace conclave::nn {
 Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias = nullptr,
              const char* tensor_class = "linear");
 
-// x [rows, in], rows offsets[e] … offsets[e+1) with w[e] [out, in] → [rows, out].
+// x [rows, in], rows offsets[e] … offsets[e+1) with w[e] [out, in] → [rows, out]. With a bias
+// [experts, out] plus bias[e], times bias_weights [rows] where given.
 Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& offsets,
-                     const char* tensor_class);
+                     const char* tensor_class, Weight* bias = nullptr,
+                     const Value* bias_weights = nullptr);
 
-// gate_up [rows, 2 · ffn] → silu(gate) · up · weight a row; weights [rows] or none.
-Value swiglu(Tape& tape, const Value& gate_up, const Value* weights = nullptr);
+// gate_up [rows, 2 · ffn] → [rows, ffn], activated, times weights [rows] or none (ops/swiglu.h).
+Value swiglu(Tape& tape, const Value& gate_up, const Value* weights = nullptr,
+             ops::Activation activation = ops::Activation::swiglu);
+
+// x [tokens, a + b] → its first `a` columns and the others, each in rows of its own; class "qkv".
+std::pair<Value, Value> split(Tape& tape, const Value& x, int64_t a);
 
 Value add(Tape& tape, const Value& a, const Value& b);
 
-// ids [tokens] → rows of w [vocab, hidden].
-Value embedding(Tape& tape, const at::Tensor& ids, Weight& w);
+// ids [tokens] → rows of w [vocab, hidden]. The token `padding` leaves no gradient in its row.
+Value embedding(Tape& tape, const at::Tensor& ids, Weight& w, int64_t padding = -1);
 
 }  // namespace conclave::nn

@@ -48,6 +48,11 @@ class Tape {
       : recording_(recording), recompute_(std::move(recompute)) {}
 
   bool recording() const { return recording_; }
+  // True if save() would keep the recipe of a value of this class. For a layer whose recipe needs
+  // what its backward does not.
+  bool recomputes(const std::string& tensor_class) const {
+    return recording_ && recompute_.count(tensor_class) > 0;
+  }
   Value input(at::Tensor data) { return {std::move(data), next_id(), {}, {}}; }
   // `backward` gets the output's gradient and calls add_grad and later for what follows from it.
   Value record(at::Tensor out, Backward backward);

@@ -48,7 +48,7 @@ at::Tensor Weight::grad() const {
 
 Weight& Unit::add(std::string name, std::vector<int64_t> shape,
                   std::vector<std::pair<std::string, std::vector<int64_t>>> pieces, Init init,
-                  bool decay) {
+                  bool decay, bool transposed) {
   auto w = std::make_unique<Weight>();
   w->unit_ = this;
   w->name_ = std::move(name);
@@ -61,7 +61,7 @@ Weight& Unit::add(std::string name, std::vector<int64_t> shape,
   for (auto& [piece, piece_shape] : pieces) {
     const int64_t begin = end;
     end += product(piece_shape);
-    layout_.pieces.push_back({std::move(piece), std::move(piece_shape), {begin, end}});
+    layout_.pieces.push_back({std::move(piece), std::move(piece_shape), {begin, end}, transposed});
   }
   TORCH_CHECK(end == w->at_.end, "weight ", w->name_, ": its pieces hold ", end - w->at_.begin,
               " elements, expected ", w->numel());
@@ -70,11 +70,12 @@ Weight& Unit::add(std::string name, std::vector<int64_t> shape,
   return *weights_.back();
 }
 
-Weight& Weights::add(const std::string& name, std::vector<int64_t> shape) {
+Weight& Weights::add(const std::string& name, std::vector<int64_t> shape,
+                     std::optional<Init> init) {
   const bool matrix = shape.size() > 1;
   const bool bias = name.ends_with(".bias");
-  const Init init = matrix ? Init::normal : bias ? Init::zeros : Init::ones;
-  return dense_.add(prefix_ + name, shape, {{prefix_ + name, shape}}, init, matrix);
+  const Init usual = matrix ? Init::normal : bias ? Init::zeros : Init::ones;
+  return dense_.add(prefix_ + name, shape, {{prefix_ + name, shape}}, init.value_or(usual), matrix);
 }
 
 Weight& Weights::add_stack(const std::string& pattern, std::vector<int64_t> shape) {
@@ -98,6 +99,24 @@ Weight& Weights::add_experts(const std::string& pattern, std::vector<int64_t> sh
     for (const auto& name : names) pieces.push_back({prefix_ + name, {shape[1] / parts, shape[2]}});
   }
   return experts_->add(prefix_ + pattern, shape, std::move(pieces), Init::normal, true);
+}
+
+Weight& Weights::add_buffer(const std::string& name, std::vector<int64_t> shape) {
+  TORCH_CHECK(router_ && !router_->trained(), name,
+              ": this block was given no untrained unit for buffers");
+  return router_->add(prefix_ + name, shape, {{prefix_ + name, shape}}, Init::zeros, false);
+}
+
+Weight& Weights::add_fused_experts(const std::string& name, std::vector<int64_t> shape,
+                                   bool transposed) {
+  TORCH_CHECK(experts_, name, ": this block was given no unit for experts");
+  const bool matrices = shape.size() == 3;
+  TORCH_CHECK(matrices || (shape.size() == 2 && !transposed), name,
+              ": expected [experts, rows, in], or biases [experts, rows] that are not transposed, "
+              "got ",
+              c10::IntArrayRef(shape));
+  return experts_->add(prefix_ + name, shape, {{prefix_ + name, shape}},
+                       matrices ? Init::normal : Init::zeros, matrices, transposed);
 }
 
 }  // namespace conclave::nn

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,20 +40,26 @@ class Weight {
   bool decay_ = true;
 };
 
-// One flat buffer of weights, gathered, released, reduced and updated together.
+// One flat buffer of weights, gathered, released, reduced and updated together. An untrained one
+// holds buffers: whole on every rank and always bound, saved and loaded like weights, but without
+// gradient and unknown to the optimizer.
 class Unit {
  public:
-  Unit(std::string name, at::ScalarType dtype) : dtype_(dtype) { layout_.name = std::move(name); }
+  Unit(std::string name, at::ScalarType dtype, bool trained = true)
+      : dtype_(dtype), trained_(trained) {
+    layout_.name = std::move(name);
+  }
   Unit(const Unit&) = delete;
 
   // Adds a weight of `shape` that the checkpoint knows as `pieces` (name and shape, in order of
-  // memory; they fill it exactly).
+  // memory; they fill it exactly). `transposed`: there the last two dims of each are swapped.
   Weight& add(std::string name, std::vector<int64_t> shape,
               std::vector<std::pair<std::string, std::vector<int64_t>>> pieces, Init init,
-              bool decay);
+              bool decay, bool transposed = false);
 
   const std::string& name() const { return layout_.name; }
   at::ScalarType dtype() const { return dtype_; }
+  bool trained() const { return trained_; }
   const comm::UnitLayout& layout() const { return layout_; }
   const std::vector<std::unique_ptr<Weight>>& weights() const { return weights_; }
 
@@ -65,20 +72,21 @@ class Unit {
 
  private:
   at::ScalarType dtype_;
+  bool trained_;
   comm::UnitLayout layout_;
   std::vector<std::unique_ptr<Weight>> weights_;
   at::Tensor data_, grad_;
 };
 
-// What a layer's constructor gets: it adds weights under the layer's prefix, dense ones and experts
-// to a unit each.
+// What a layer's constructor gets: it adds weights under the layer's prefix, dense ones, experts
+// and the router's buffers to a unit each.
 class Weights {
  public:
-  Weights(std::string prefix, Unit& dense, Unit* experts = nullptr)
-      : prefix_(std::move(prefix)), dense_(dense), experts_(experts) {}
-  // `name` is the checkpoint's key below the prefix. One dim: ones, no decay (a norm); more:
-  // normal.
-  Weight& add(const std::string& name, std::vector<int64_t> shape);
+  Weights(std::string prefix, Unit& dense, Unit* experts = nullptr, Unit* router = nullptr)
+      : prefix_(std::move(prefix)), dense_(dense), experts_(experts), router_(router) {}
+  // `name` is the checkpoint's key below the prefix. One dim: no decay, and ones (a norm), zeros (a
+  // bias) or what `init` says; more: normal.
+  Weight& add(const std::string& name, std::vector<int64_t> shape, std::optional<Init> init = {});
   // Matrices of equal shape that are one weight here: "mlp.{gate_proj,up_proj}.weight" with shape
   // [2 · ffn, hidden].
   Weight& add_stack(const std::string& pattern, std::vector<int64_t> shape);
@@ -86,11 +94,17 @@ class Weights {
   // "mlp.experts.{}.{gate_proj,up_proj}.weight" with shape [experts, 2 · ffn, hidden] is, an expert
   // after the other, gate_proj [ffn, hidden] then up_proj [ffn, hidden].
   Weight& add_experts(const std::string& pattern, std::vector<int64_t> shape);
+  // What the checkpoint holds beside the weights and no gradient reaches, zeros at first:
+  // "mlp.gate.e_score_correction_bias" with shape [experts]. fp32 or wider.
+  Weight& add_buffer(const std::string& name, std::vector<int64_t> shape);
+  // A stack of experts that the checkpoint holds as one tensor of the same name: matrices [experts,
+  // rows, in], there [experts, in, rows] where `transposed`, or their biases [experts, rows].
+  Weight& add_fused_experts(const std::string& name, std::vector<int64_t> shape, bool transposed);
 
  private:
   std::string prefix_;
   Unit& dense_;
-  Unit* experts_;
+  Unit *experts_, *router_;
 };
 
 }  // namespace conclave::nn

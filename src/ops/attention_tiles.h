@@ -17,14 +17,37 @@ constexpr int64_t kKeyColumns = 512;
 constexpr int64_t kScoresLd = kKeyColumns + 16;
 
 struct AttentionSizes {
-  int64_t tokens, keys, heads, kv_heads, head_dim;
+  int64_t tokens, keys, heads, kv_heads, head_dim, v_dim;
+  int64_t window;  // 0: none
   int64_t group() const { return heads / kv_heads; }
+  // Of the `seen` keys up to a query's own, the first that its window holds.
+  int64_t window_begin(int64_t seen) const {
+    return window > 0 ? std::max<int64_t>(seen - window, 0) : 0;
+  }
 };
 
-// Throws unless q, k, v and the offsets are what ops/attention.h asks for.
+// Throws unless q, k, v, the offsets and the options are what ops/attention.h asks for.
 AttentionSizes attention_sizes(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                std::span<const int64_t> q_offsets,
-                               std::span<const int64_t> k_offsets);
+                               std::span<const int64_t> k_offsets, const AttentionOptions& options);
+
+// The sinks in the type of arithmetic; undefined where there are none.
+at::Tensor wide_sinks(const AttentionOptions& options, at::ScalarType arithmetic);
+
+// The columns of a block that a row sees. `seen`: keys up to the row's own, counted from the
+// document's first, as is `first`, the block's first column.
+struct Columns {
+  int64_t begin, size;
+};
+inline Columns visible(const AttentionSizes& n, int64_t seen, int64_t first, int64_t columns) {
+  const int64_t begin = std::clamp<int64_t>(n.window_begin(seen) - first, 0, columns);
+  return {begin, std::clamp<int64_t>(seen - first, begin, columns) - begin};
+}
+template <class A>
+void clear_outside(A* row, Columns seen, int64_t columns) {
+  std::fill(row, row + seen.begin, A(0));
+  std::fill(row + seen.begin + seen.size, row + columns, A(0));
+}
 
 // A matrix in rows of `ld` elements.
 template <class A>

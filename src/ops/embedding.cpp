@@ -40,7 +40,8 @@ at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight) {
   return out;
 }
 
-void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Tensor& dy) {
+void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Tensor& dy,
+                         int64_t padding) {
   TORCH_CHECK(dweight.dim() == 2, "dweight: expected [vocab, hidden], got ", dweight.sizes());
   const int64_t tokens = ids.numel(), vocab = dweight.size(0), hidden = dweight.size(1);
   CHECK_SHAPE(dweight, vocab, hidden);
@@ -55,11 +56,13 @@ void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Te
     A* to = dweight.data_ptr<A>();
     each_block((hidden + kColumns - 1) / kColumns, tokens * kColumns, [&](int64_t block) {
       const int64_t begin = block * kColumns, columns = std::min(kColumns, hidden - begin);
-      for (int64_t t = 0; t < tokens; ++t)
+      for (int64_t t = 0; t < tokens; ++t) {
+        if (id[t] == padding) continue;
         sweep<A>(columns, [&, row = to + id[t] * hidden + begin, x = from + t * hidden + begin](
                               int64_t i, auto lanes) {
           store(row + i, load(row + i, lanes) + load(x + i, lanes), lanes);
         });
+      }
     });
   });
 }

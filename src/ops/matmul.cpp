@@ -93,21 +93,6 @@ void run(const std::vector<Product<S, Out>>& products) {
   });
 }
 
-// Ends of the experts' rows; the dense case is one expert with all of them.
-std::vector<int64_t> checked_offsets(const at::Tensor& offsets, int64_t experts, int64_t rows) {
-  CHECK_SHAPE(offsets, experts + 1);
-  CHECK_DTYPE(offsets, at::kLong);
-  TORCH_CHECK(offsets.is_cpu(), "offsets: expected a tensor on the CPU, got one on ",
-              offsets.device());
-  const int64_t* o = offsets.const_data_ptr<int64_t>();
-  for (int64_t e = 0; e < experts; ++e)
-    TORCH_CHECK(o[e] <= o[e + 1], "offsets: expected ascending values, got ", o[e], " before ",
-                o[e + 1], " at expert ", e);
-  TORCH_CHECK(o[0] == 0 && o[experts] == rows, "offsets: expected 0 … ", rows, ", got ", o[0],
-              " … ", o[experts]);
-  return {o, o + experts + 1};
-}
-
 // y = x · wᵀ (forward) or x · w (backward), expert by expert.
 at::Tensor rows_times_weights(const at::Tensor& x, const at::Tensor& w, bool transposed,
                               int64_t experts, int64_t in, int64_t out,
@@ -143,6 +128,20 @@ void add_weight_gradients(at::Tensor& dw, const at::Tensor& dy, const at::Tensor
 }
 
 }  // namespace
+
+std::vector<int64_t> expert_ends(const at::Tensor& offsets, int64_t experts, int64_t rows) {
+  CHECK_SHAPE(offsets, experts + 1);
+  CHECK_DTYPE(offsets, at::kLong);
+  TORCH_CHECK(offsets.is_cpu(), "offsets: expected a tensor on the CPU, got one on ",
+              offsets.device());
+  const int64_t* o = offsets.const_data_ptr<int64_t>();
+  for (int64_t e = 0; e < experts; ++e)
+    TORCH_CHECK(o[e] <= o[e + 1], "offsets: expected ascending values, got ", o[e], " before ",
+                o[e + 1], " at expert ", e);
+  TORCH_CHECK(o[0] == 0 && o[experts] == rows, "offsets: expected 0 … ", rows, ", got ", o[0],
+              " … ", o[experts]);
+  return {o, o + experts + 1};
+}
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& w) {
   TORCH_CHECK(x.dim() == 2 && w.dim() == 2, "linear: expected x [tokens, in] and w [out, in], got ",
@@ -184,7 +183,7 @@ at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Te
   CHECK_SHAPE(x, rows, in);
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, x.scalar_type());
-  return rows_times_weights(x, w, true, experts, in, out, checked_offsets(offsets, experts, rows));
+  return rows_times_weights(x, w, true, experts, in, out, expert_ends(offsets, experts, rows));
 }
 
 at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w,
@@ -197,8 +196,7 @@ at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor&
   CHECK_SHAPE(dy, rows, out);
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, dy.scalar_type());
-  return rows_times_weights(dy, w, false, experts, out, in,
-                            checked_offsets(offsets, experts, rows));
+  return rows_times_weights(dy, w, false, experts, out, in, expert_ends(offsets, experts, rows));
 }
 
 void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x,
@@ -211,7 +209,7 @@ void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const 
   CHECK_SHAPE(dw, experts, out, in);
   CHECK_SHAPE(dy, rows, out);
   CHECK_SHAPE(x, rows, in);
-  add_weight_gradients(dw, dy, x, experts, out, in, checked_offsets(offsets, experts, rows));
+  add_weight_gradients(dw, dy, x, experts, out, in, expert_ends(offsets, experts, rows));
 }
 
 }  // namespace conclave::ops

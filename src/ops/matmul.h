@@ -2,6 +2,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 namespace conclave::ops {
 
 // y [tokens, out] = x [tokens, in] · wᵀ, w [out, in]. fp32, fp64, or bf16 with fp32 accumulation.
@@ -24,5 +26,8 @@ at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor&
                                          const at::Tensor& offsets);
 void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x,
                                      const at::Tensor& offsets);
+
+// Where each expert's rows begin and, last, where they all end: offsets as above, checked.
+std::vector<int64_t> expert_ends(const at::Tensor& offsets, int64_t experts, int64_t rows);
 
 }  // namespace conclave::ops

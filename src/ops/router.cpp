@@ -9,171 +9,314 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/random.h"
 #include "ops/blocks.h"
-#include "ops/simd.h"
+#include "ops/router_rows.h"
 
 namespace conclave::ops {
 namespace {
 
+// The k largest by insertion, in falling order; a later one must be truly larger to pass an earlier
+// one. With NaN the choice means nothing, but the ids are distinct.
 template <class A>
-void softmax_row(A* p, const A* logits, int64_t experts) {
-  A largest = -std::numeric_limits<A>::infinity();
-  for (int64_t e = 0; e < experts; ++e) largest = logits[e] > largest ? logits[e] : largest;
-  sweep<A>(experts, [&](int64_t e, auto lanes) {
-    store(p + e, exp(load(logits + e, lanes) - largest), lanes);
-  });
-  const A scale =
-      A(1) / sum_over<A>(experts, [&](int64_t e, auto lanes) { return load(p + e, lanes); });
-  sweep<A>(experts,
-           [&](int64_t e, auto lanes) { store(p + e, load(p + e, lanes) * scale, lanes); });
-}
-
-// The top_k largest by insertion, in falling order; a later expert must be truly larger to pass an
-// earlier one. With NaN the choice means nothing, but the ids are distinct and in range.
-template <class A>
-void select_row(int64_t* ids, A* weights, const A* p, int64_t experts, int64_t top_k) {
-  for (int64_t e = 0; e < experts; ++e) {
-    int64_t place = std::min(e, top_k);
-    if (place == top_k && !(p[e] > weights[place - 1])) continue;
-    if (place == top_k) --place;
-    for (; place > 0 && p[e] > weights[place - 1]; --place)
-      weights[place] = weights[place - 1], ids[place] = ids[place - 1];
-    weights[place] = p[e], ids[place] = e;
+class Best {
+ public:
+  Best(int64_t* ids, A* scores, int64_t k) : ids_(ids), scores_(scores), k_(k) {}
+  void offer(int64_t id, A score) {
+    if (count_ == k_) {
+      if (!(score > scores_[k_ - 1])) return;
+    } else {
+      ++count_;
+    }
+    int64_t place = count_ - 1;
+    for (; place > 0 && score > scores_[place - 1]; --place)
+      scores_[place] = scores_[place - 1], ids_[place] = ids_[place - 1];
+    scores_[place] = score, ids_[place] = id;
   }
+
+ private:
+  int64_t* ids_;
+  A* scores_;
+  int64_t k_, count_ = 0;
+};
+
+// Room for one token, made once a block of them.
+template <class A>
+struct Scratch {
+  Scratch(int64_t experts, const Selection& s)
+      : scores(experts), biased(experts), sums(s.top_groups), groups(s.top_groups) {}
+  std::vector<A> scores, biased, sums;
+  std::vector<int64_t> groups;
+};
+
+// The experts of the top_groups groups with the largest sums of their two best, offered in order of
+// their ids; the others are not looked at.
+template <class A>
+void offer_groups(Best<A>& best, Scratch<A>& room, int64_t experts, const Selection& s) {
+  const int64_t size = experts / s.groups;
+  Best<A> best_groups(room.groups.data(), room.sums.data(), s.top_groups);
+  for (int64_t g = 0; g < s.groups; ++g) {
+    A first = -std::numeric_limits<A>::infinity(), second = first;
+    for (int64_t e = g * size; e < (g + 1) * size; ++e) {
+      const A score = room.biased[e];
+      if (score > first)
+        second = first, first = score;
+      else if (score > second)
+        second = score;
+    }
+    best_groups.offer(g, first + second);
+  }
+  std::sort(room.groups.begin(), room.groups.end());
+  for (int64_t g : room.groups)
+    for (int64_t e = g * size; e < (g + 1) * size; ++e) best.offer(e, room.biased[e]);
 }
 
+// room.scores from logits, and the choice from them; `weights` is room for the chosen scores.
 template <class A>
-void renormalise_row(A* weights, int64_t top_k) {
-  A sum = 0;
-  for (int64_t j = 0; j < top_k; ++j) sum += weights[j];
-  for (int64_t j = 0; j < top_k; ++j) weights[j] /= sum;
-}
-
-// dlogits = p · (dp − Σ dp · p), where dp is dprobs plus what reaches the chosen through weights =
-// p or p / Σ chosen p.
-template <class A>
-void backward_row(A* dlogits, const A* dweights, const A* dprobs, const A* p, const int64_t* ids,
-                  int64_t experts, int64_t top_k, bool renormalise) {
-  if (dprobs)
-    std::copy_n(dprobs, experts, dlogits);
+void choose_row(int64_t* ids, A* weights, Scratch<A>& room, const A* logits, const A* bias,
+                int64_t experts, const Selection& s) {
+  Best<A> best(ids, weights, s.top_k);
+  const A* from = room.scores.data();
+  if (s.scoring == Scoring::top_k_then_softmax) from = logits;
+  if (s.scoring == Scoring::sigmoid && bias) {
+    from = room.biased.data();
+    for (int64_t e = 0; e < experts; ++e) room.biased[e] = room.scores[e] + bias[e];
+  } else if (s.groups > 1) {
+    std::copy_n(from, experts, room.biased.data());
+  }
+  if (s.groups > 1)
+    offer_groups(best, room, experts, s);
   else
-    std::fill_n(dlogits, experts, A(0));
-  A chosen = 0, dot = 0;
-  for (int64_t j = 0; j < top_k; ++j) chosen += p[ids[j]], dot += dweights[j] * p[ids[j]];
-  for (int64_t j = 0; j < top_k; ++j)
-    dlogits[ids[j]] += renormalise ? (dweights[j] - dot / chosen) / chosen : dweights[j];
-  const A mean = sum_over<A>(experts, [&](int64_t e, auto lanes) {
-    return load(dlogits + e, lanes) * load(p + e, lanes);
-  });
-  sweep<A>(experts, [&](int64_t e, auto lanes) {
-    store(dlogits + e, load(p + e, lanes) * (load(dlogits + e, lanes) - mean), lanes);
+    for (int64_t e = 0; e < experts; ++e) best.offer(e, from[e]);
+}
+
+// Weights of the chosen before `scale`, from the scores that score_row leaves or the logits.
+template <class A>
+void weigh_row(A* weights, const int64_t* ids, const A* scores, const A* logits,
+               const Selection& s) {
+  const A* from = s.scoring == Scoring::top_k_then_softmax ? logits : scores;
+  for (int64_t j = 0; j < s.top_k; ++j) weights[j] = from[ids[j]];
+  if (s.scoring == Scoring::top_k_then_softmax) return softmax_row(weights, weights, s.top_k);
+  if (!s.renormalise) return;
+  A sum = 0;
+  for (int64_t j = 0; j < s.top_k; ++j) sum += weights[j];
+  if (s.scoring == Scoring::sigmoid) sum += A(kSigmoidEpsilon);
+  for (int64_t j = 0; j < s.top_k; ++j) weights[j] /= sum;
+}
+
+// The scores that the backward and the choice start from; softmax over the chosen needs none.
+template <class A>
+void score_row(A* scores, const A* logits, int64_t experts, Scoring scoring) {
+  if (scoring == Scoring::softmax_then_top_k) softmax_row(scores, logits, experts);
+  if (scoring == Scoring::sigmoid) sigmoid_row(scores, logits, experts);
+}
+
+// d[chosen] += gradient of the chosen scores, or logits with top_k_then_softmax; `weights` as
+// weigh_row leaves them.
+template <class A>
+void weigh_row_backward(A* d, const A* dweights, const A* weights, const int64_t* ids,
+                        const A* scores, const Selection& s) {
+  A dot = 0, sum = 0;
+  for (int64_t j = 0; j < s.top_k; ++j) {
+    dot += dweights[j] * A(s.scale) * weights[j];
+    sum += scores[ids[j]];
+  }
+  if (s.scoring == Scoring::sigmoid) sum += A(kSigmoidEpsilon);
+  for (int64_t j = 0; j < s.top_k; ++j) {
+    const A g = dweights[j] * A(s.scale);
+    if (s.scoring == Scoring::top_k_then_softmax)
+      d[ids[j]] += weights[j] * (g - dot);
+    else
+      d[ids[j]] += s.renormalise ? (g - dot) / sum : g;
+  }
+}
+
+// d ← p · (d − Σ d · p)
+template <class A>
+void softmax_row_backward(A* d, const A* p, int64_t n) {
+  const A mean = row_dot(d, p, n);
+  sweep<A>(n, [&](int64_t e, auto lanes) {
+    store(d + e, load(p + e, lanes) * (load(d + e, lanes) - mean), lanes);
   });
 }
 
-// counts [experts] += how often each appears in ids.
-void count(int64_t* counts, const int64_t* ids, int64_t n, int64_t experts) {
-  for (int64_t i = 0; i < n; ++i) {
-    TORCH_CHECK(ids[i] >= 0 && ids[i] < experts, "ids: expected 0 … ", experts - 1, ", got ",
-                ids[i], " at place ", i);
-    ++counts[ids[i]];
+// Sigmoid scores s: d is the gradient of s / (Σ s + ε) before, that of s after.
+template <class A>
+void normalised_row_backward(A* d, const A* s, int64_t n) {
+  const A sum = sum_over<A>(n, [&](int64_t e, auto lanes) { return load(s + e, lanes); }) +
+                A(kSigmoidEpsilon);
+  const A mean = row_dot(d, s, n) / sum;
+  sweep<A>(n,
+           [&](int64_t e, auto lanes) { store(d + e, (load(d + e, lanes) - mean) / sum, lanes); });
+}
+
+// One token's dlogits, which hold dprobs or zeros before.
+template <class A>
+void backward_row(A* d, const A* dweights, bool has_dprobs, const A* logits, const int64_t* ids,
+                  int64_t experts, A* scores, A* weights, const Selection& s) {
+  score_row(scores, logits, experts, s.scoring);
+  weigh_row(weights, ids, scores, logits, s);
+  switch (s.scoring) {
+    case Scoring::softmax_then_top_k:
+      weigh_row_backward(d, dweights, weights, ids, scores, s);
+      softmax_row_backward(d, scores, experts);
+      break;
+    case Scoring::top_k_then_softmax:
+      if (has_dprobs) {
+        softmax_row(scores, logits, experts);
+        softmax_row_backward(d, scores, experts);
+      }
+      weigh_row_backward(d, dweights, weights, ids, scores, s);
+      break;
+    case Scoring::sigmoid:
+      if (has_dprobs) normalised_row_backward(d, scores, experts);
+      weigh_row_backward(d, dweights, weights, ids, scores, s);
+      sweep<A>(experts, [&](int64_t e, auto lanes) {
+        const auto p = load(scores + e, lanes);
+        store(d + e, load(d + e, lanes) * p * (A(1) - p), lanes);
+      });
+      break;
   }
+}
+
+void check(const Selection& s, int64_t experts) {
+  TORCH_CHECK(s.top_k >= 1 && s.top_k <= experts, "top_k: expected 1 … ", experts, ", got ",
+              s.top_k);
+  TORCH_CHECK(s.groups >= 1 && s.top_groups >= 1 && s.top_groups <= s.groups,
+              "top_groups: expected 1 … groups = ", s.groups, ", got ", s.top_groups);
+  if (s.groups == 1) return;
+  TORCH_CHECK(s.scoring == Scoring::sigmoid, "groups: expected 1 without sigmoid scores, got ",
+              s.groups);
+  TORCH_CHECK(experts % s.groups == 0 && experts / s.groups >= 2,
+              "groups: expected equal ones of at least 2 of the ", experts, " experts, got ",
+              s.groups);
+  TORCH_CHECK(s.top_k <= s.top_groups * (experts / s.groups), "top_k: expected at most the ",
+              s.top_groups * (experts / s.groups), " experts of ", s.top_groups, " groups, got ",
+              s.top_k);
+}
+
+// f(first, last) over blocks of tokens, large enough that a block's scratch costs nothing.
+template <class F>
+void each_token_block(int64_t tokens, int64_t cost, const F& f) {
+  constexpr int64_t kTokens = 16;
+  each_block((tokens + kTokens - 1) / kTokens, cost * kTokens,
+             [&](int64_t b) { f(b * kTokens, std::min(tokens, (b + 1) * kTokens)); });
 }
 
 }  // namespace
 
-SoftmaxTopK softmax_top_k(const at::Tensor& logits, int64_t top_k, bool renormalise) {
+Routing route(const at::Tensor& logits, const at::Tensor& correction_bias,
+              const Selection& selection, const at::Tensor& given) {
   TORCH_CHECK(logits.dim() == 2, "logits: expected [tokens, experts], got ", logits.sizes());
-  const int64_t tokens = logits.size(0), experts = logits.size(1);
+  const int64_t tokens = logits.size(0), experts = logits.size(1), top_k = selection.top_k;
   CHECK_SHAPE(logits, tokens, experts);
-  TORCH_CHECK(top_k >= 1 && top_k <= experts, "top_k: expected 1 … ", experts, ", got ", top_k);
-  const at::TensorOptions integer = logits.options().dtype(at::kLong);
-  SoftmaxTopK out{at::empty_like(logits), at::empty({tokens, top_k}, integer),
-                  at::empty({tokens, top_k}, logits.options()), at::zeros({experts}, integer)};
-  int64_t* ids = out.ids.data_ptr<int64_t>();
-  AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "softmax_top_k", [&] {
+  check(selection, experts);
+  if (correction_bias.defined()) {
+    TORCH_CHECK(selection.scoring == Scoring::sigmoid,
+                "correction_bias: expected none without sigmoid scores");
+    CHECK_SHAPE(correction_bias, experts);
+    CHECK_DTYPE(correction_bias, logits.scalar_type());
+  }
+  Routing out{given, at::empty({tokens, top_k}, logits.options()), {}};
+  if (given.defined()) {
+    CHECK_SHAPE(given, tokens, top_k);
+    CHECK_DTYPE(given, at::kLong);
+    out.loads = loads_of(given, experts);
+  } else {
+    out.ids = at::empty({tokens, top_k}, logits.options().dtype(at::kLong));
+  }
+  AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "route", [&] {
     const scalar_t* from = logits.const_data_ptr<scalar_t>();
-    scalar_t *p = out.probs.data_ptr<scalar_t>(), *w = out.weights.data_ptr<scalar_t>();
-    each_block(tokens, experts * (8 + top_k), [&](int64_t t) {
-      softmax_row(p + t * experts, from + t * experts, experts);
-      select_row(ids + t * top_k, w + t * top_k, p + t * experts, experts, top_k);
-      if (renormalise) renormalise_row(w + t * top_k, top_k);
+    const scalar_t* bias =
+        correction_bias.defined() ? correction_bias.const_data_ptr<scalar_t>() : nullptr;
+    scalar_t* w = out.weights.data_ptr<scalar_t>();
+    int64_t* ids = given.defined() ? nullptr : out.ids.data_ptr<int64_t>();
+    const int64_t* chosen = out.ids.const_data_ptr<int64_t>();
+    each_token_block(tokens, experts * (8 + top_k), [&](int64_t first, int64_t last) {
+      Scratch<scalar_t> room(experts, selection);
+      for (int64_t t = first; t < last; ++t) {
+        const scalar_t* l = from + t * experts;
+        scalar_t* mine = w + t * top_k;
+        score_row(room.scores.data(), l, experts, selection.scoring);
+        if (ids) choose_row(ids + t * top_k, mine, room, l, bias, experts, selection);
+        weigh_row(mine, chosen + t * top_k, room.scores.data(), l, selection);
+        for (int64_t j = 0; j < top_k; ++j) mine[j] *= scalar_t(selection.scale);
+      }
     });
   });
-  count(out.loads.data_ptr<int64_t>(), ids, tokens * top_k, experts);
+  if (!given.defined()) out.loads = loads_of(out.ids, experts);
   return out;
 }
 
-at::Tensor softmax_top_k_backward(const at::Tensor& dweights, const at::Tensor& dprobs,
-                                  const at::Tensor& probs, const at::Tensor& ids,
-                                  bool renormalise) {
-  TORCH_CHECK(
-      probs.dim() == 2 && ids.dim() == 2,
-      "softmax_top_k_backward: expected probs [tokens, experts] and ids [tokens, top_k], got ",
-      probs.sizes(), " and ", ids.sizes());
-  const int64_t tokens = probs.size(0), experts = probs.size(1), top_k = ids.size(1);
-  CHECK_SHAPE(probs, tokens, experts);
+at::Tensor route_backward(const at::Tensor& dweights, const at::Tensor& dprobs,
+                          const at::Tensor& logits, const at::Tensor& ids,
+                          const Selection& selection) {
+  TORCH_CHECK(logits.dim() == 2, "logits: expected [tokens, experts], got ", logits.sizes());
+  const int64_t tokens = logits.size(0), experts = logits.size(1), top_k = selection.top_k;
+  CHECK_SHAPE(logits, tokens, experts);
+  check(selection, experts);
   CHECK_SHAPE(ids, tokens, top_k);
   CHECK_DTYPE(ids, at::kLong);
   CHECK_SHAPE(dweights, tokens, top_k);
-  CHECK_DTYPE(dweights, probs.scalar_type());
+  CHECK_DTYPE(dweights, logits.scalar_type());
   if (dprobs.defined()) {
     CHECK_SHAPE(dprobs, tokens, experts);
-    CHECK_DTYPE(dprobs, probs.scalar_type());
+    CHECK_DTYPE(dprobs, logits.scalar_type());
   }
-  at::Tensor dlogits = at::empty_like(probs);
-  AT_DISPATCH_FLOATING_TYPES(probs.scalar_type(), "softmax_top_k_backward", [&] {
-    const scalar_t *dw = dweights.const_data_ptr<scalar_t>(), *p = probs.const_data_ptr<scalar_t>();
+  at::Tensor dlogits = at::empty_like(logits);
+  AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "route_backward", [&] {
+    const scalar_t *dw = dweights.const_data_ptr<scalar_t>(),
+                   *l = logits.const_data_ptr<scalar_t>();
     const scalar_t* dp = dprobs.defined() ? dprobs.const_data_ptr<scalar_t>() : nullptr;
     const int64_t* chosen = ids.const_data_ptr<int64_t>();
     scalar_t* to = dlogits.data_ptr<scalar_t>();
-    each_block(tokens, experts * 4, [&](int64_t t) {
-      backward_row(to + t * experts, dw + t * top_k, dp ? dp + t * experts : nullptr,
-                   p + t * experts, chosen + t * top_k, experts, top_k, renormalise);
+    each_token_block(tokens, experts * 8, [&](int64_t first, int64_t last) {
+      std::vector<scalar_t> scores(experts), weights(top_k);
+      for (int64_t t = first; t < last; ++t) {
+        scalar_t* d = to + t * experts;
+        if (dp)
+          std::copy_n(dp + t * experts, experts, d);
+        else
+          std::fill_n(d, experts, scalar_t(0));
+        backward_row(d, dw + t * top_k, dp != nullptr, l + t * experts, chosen + t * top_k, experts,
+                     scores.data(), weights.data(), selection);
+      }
     });
   });
   return dlogits;
 }
 
-BalanceLoss balance_loss(const at::Tensor& probs, const at::Tensor& ids,
-                         std::span<const int64_t> row_offsets, double coef) {
-  TORCH_CHECK(probs.dim() == 2 && ids.dim() == 2,
-              "balance_loss: expected probs [tokens, experts] and ids [tokens, top_k], got ",
-              probs.sizes(), " and ", ids.sizes());
-  const int64_t tokens = probs.size(0), experts = probs.size(1), top_k = ids.size(1);
-  CHECK_SHAPE(probs, tokens, experts);
-  CHECK_SHAPE(ids, tokens, top_k);
+at::Tensor loads_of(const at::Tensor& ids, int64_t experts) {
   CHECK_DTYPE(ids, at::kLong);
-  TORCH_CHECK(!row_offsets.empty() && row_offsets.front() == 0 && row_offsets.back() == tokens &&
-                  std::is_sorted(row_offsets.begin(), row_offsets.end()),
-              "row_offsets: expected ascending values from 0 to tokens = ", tokens);
-  at::Tensor dprobs = at::empty_like(probs);
-  const int64_t rows = static_cast<int64_t>(row_offsets.size()) - 1;
-  std::vector<double> losses(rows);
-  AT_DISPATCH_FLOATING_TYPES(probs.scalar_type(), "balance_loss", [&] {
-    const scalar_t* p = probs.const_data_ptr<scalar_t>();
-    const int64_t* chosen = ids.const_data_ptr<int64_t>();
-    scalar_t* to = dprobs.data_ptr<scalar_t>();
-    each_block(rows, tokens / std::max<int64_t>(rows, 1) * experts, [&](int64_t r) {
-      const int64_t begin = row_offsets[r], end = row_offsets[r + 1], length = end - begin;
-      std::vector<int64_t> loads(experts, 0);
-      std::vector<double> sums(experts, 0);
-      count(loads.data(), chosen + begin * top_k, length * top_k, experts);
-      for (int64_t t = begin; t < end; ++t)
-        for (int64_t e = 0; e < experts; ++e) sums[e] += p[t * experts + e];
-      const double scale =
-          length == 0 ? 0
-                      : coef * double(experts) / (double(top_k) * double(length) * double(length));
-      std::vector<scalar_t> gradient(experts);
-      for (int64_t e = 0; e < experts; ++e) {
-        gradient[e] = static_cast<scalar_t>(scale * double(loads[e]));
-        losses[r] += scale * double(loads[e]) * sums[e];
-      }
-      for (int64_t t = begin; t < end; ++t) std::copy_n(gradient.data(), experts, to + t * experts);
-    });
+  at::Tensor loads = at::zeros({experts}, ids.options());
+  count_loads(loads.data_ptr<int64_t>(), ids.const_data_ptr<int64_t>(), ids.numel(), experts);
+  return loads;
+}
+
+at::Tensor balanced_ids(int64_t tokens, int64_t top_k, int64_t experts) {
+  at::Tensor ids = at::empty({tokens, top_k}, at::kLong);
+  int64_t* id = ids.data_ptr<int64_t>();
+  for (int64_t i = 0; i < tokens * top_k; ++i) id[i] = i % experts;
+  return ids;
+}
+
+at::Tensor uniform_ids(int64_t tokens, int64_t top_k, int64_t experts, uint64_t seed,
+                       uint64_t stream) {
+  TORCH_CHECK(top_k >= 1 && top_k <= experts, "top_k: expected 1 … ", experts, ", got ", top_k);
+  at::Tensor ids = at::empty({tokens, top_k}, at::kLong);
+  int64_t* id = ids.data_ptr<int64_t>();
+  // Floyd's sampling (Bentley, CACM 30(9), 1987): the j-th draw comes from the first
+  // experts − top_k + j + 1; one that is there already stands for the last of them.
+  each_block(tokens, top_k * (20 + top_k), [&](int64_t t) {
+    int64_t* mine = id + t * top_k;
+    for (int64_t j = 0; j < top_k; ++j) {
+      const int64_t last = experts - top_k + j;
+      const auto drawn = static_cast<int64_t>(below(static_cast<uint64_t>(last + 1), seed, stream,
+                                                    static_cast<uint64_t>(t * top_k + j)));
+      mine[j] = std::find(mine, mine + j, drawn) == mine + j ? drawn : last;
+    }
   });
-  BalanceLoss out{0, dprobs};
-  for (double loss : losses) out.loss += loss;
-  return out;
+  return ids;
 }
 
 }  // namespace conclave::ops

@@ -86,6 +86,48 @@ inline void store(S* to, Vec<acc_t<S>> v, int lanes) {
   for (int i = 0; i < lanes; ++i) to[i] = part[i];
 }
 
+// Two vectors whose elements alternate in memory: first[0], second[0], first[1] …
+template <class A>
+struct Pairs {
+  Vec<A> first, second;
+};
+
+// 2 · kLanes elements; of `lanes` pairs the rest is 0.
+template <class S>
+inline Pairs<acc_t<S>> load_pairs(const S* from, AllLanes = {}) {
+  using A = acc_t<S>;
+  using Mask = Vec<std::conditional_t<sizeof(A) == 4, int32_t, int64_t>>;
+  Mask even;
+  for (int i = 0; i < kLanes<A>; ++i) even[i] = 2 * i;
+  const Vec<A> low = load(from), high = load(from + kLanes<A>);
+  return {__builtin_shuffle(low, high, even), __builtin_shuffle(low, high, even + 1)};
+}
+
+template <class S>
+inline Pairs<acc_t<S>> load_pairs(const S* from, int lanes) {
+  S part[2 * kLanes<acc_t<S>>] = {};
+  for (int i = 0; i < 2 * lanes; ++i) part[i] = from[i];
+  return load_pairs(part);
+}
+
+template <class S>
+inline void store_pairs(S* to, Vec<acc_t<S>> first, Vec<acc_t<S>> second, AllLanes = {}) {
+  using A = acc_t<S>;
+  using Mask = Vec<std::conditional_t<sizeof(A) == 4, int32_t, int64_t>>;
+  constexpr int kHalf = kLanes<A> / 2;
+  Mask low;  // of the elements first, second as one vector
+  for (int i = 0; i < kLanes<A>; ++i) low[i] = i / 2 + (i % 2) * kLanes<A>;
+  store(to, __builtin_shuffle(first, second, low));
+  store(to + kLanes<A>, __builtin_shuffle(first, second, low + kHalf));
+}
+
+template <class S>
+inline void store_pairs(S* to, Vec<acc_t<S>> first, Vec<acc_t<S>> second, int lanes) {
+  S part[2 * kLanes<acc_t<S>>];
+  store_pairs(part, first, second);
+  for (int i = 0; i < 2 * lanes; ++i) to[i] = part[i];
+}
+
 // What v becomes when it is stored as S and loaded again.
 template <class S>
 inline Vec<acc_t<S>> rounded_to(Vec<acc_t<S>> v) {

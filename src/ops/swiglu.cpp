@@ -19,25 +19,64 @@ Vec<A> sigmoid(Vec<A> x) {
   return A(1) / (A(1) + exp(-x));
 }
 
+constexpr double kSlope = 1.702, kLimit = 7;  // of clamped_swiglu
+
+template <class A>
+Vec<A> at_most(Vec<A> x, A limit) {  // NaN stays
+  return x > limit ? broadcast(limit) : x;
+}
+
+template <class A>
+Vec<A> at_least(Vec<A> x, A limit) {
+  return x < limit ? broadcast(limit) : x;
+}
+
 template <class S>
-void forward_row(S* y, const S* gate, const S* up, acc_t<S> weight, int64_t ffn) {
+void forward_row(S* y, const S* gate_up, acc_t<S> weight, int64_t ffn) {
   sweep<acc_t<S>>(ffn, [&](int64_t i, auto lanes) {
-    const Vec<acc_t<S>> g = load(gate + i, lanes);
-    store(y + i, g * sigmoid<acc_t<S>>(g) * load(up + i, lanes) * weight, lanes);
+    const Vec<acc_t<S>> g = load(gate_up + i, lanes), u = load(gate_up + ffn + i, lanes);
+    store(y + i, g * sigmoid<acc_t<S>>(g) * u * weight, lanes);
+  });
+}
+
+template <class S>
+void clamped_forward_row(S* y, const S* gate_up, acc_t<S> weight, int64_t ffn) {
+  using A = acc_t<S>;
+  sweep<A>(ffn, [&](int64_t i, auto lanes) {
+    const auto [gate, up] = load_pairs(gate_up + 2 * i, lanes);
+    const Vec<A> g = at_most<A>(gate, kLimit);
+    const Vec<A> u = at_least<A>(at_most<A>(up, kLimit), -kLimit);
+    store(y + i, g * sigmoid<A>(g * A(kSlope)) * (u + A(1)) * weight, lanes);
   });
 }
 
 // Returns Σ dy · silu(gate) · up, the gradient of the row's weight. silu' = σ + silu · (1 − σ).
 template <class S>
-acc_t<S> backward_row(S* dgate, S* dup, const S* dy, const S* gate, const S* up, acc_t<S> weight,
-                      int64_t ffn) {
+acc_t<S> backward_row(S* dgate_up, const S* dy, const S* gate_up, acc_t<S> weight, int64_t ffn) {
   using A = acc_t<S>;
   return sum_over<A>(ffn, [&](int64_t i, auto lanes) {
-    const Vec<A> g = load(gate + i, lanes), u = load(up + i, lanes), dh = load(dy + i, lanes);
-    const Vec<A> s = sigmoid<A>(g), silu = g * s;
-    store(dgate + i, dh * weight * u * (s + silu * (A(1) - s)), lanes);
-    store(dup + i, dh * weight * silu, lanes);
+    const Vec<A> g = load(gate_up + i, lanes), u = load(gate_up + ffn + i, lanes);
+    const Vec<A> dh = load(dy + i, lanes), s = sigmoid<A>(g), silu = g * s;
+    store(dgate_up + i, dh * weight * u * (s + silu * (A(1) - s)), lanes);
+    store(dgate_up + ffn + i, dh * weight * silu, lanes);
     return dh * silu * u;
+  });
+}
+
+// The same for gate · σ(1.702 · gate) · (up + 1); a clamp at its very limit lets the gradient pass.
+template <class S>
+acc_t<S> clamped_backward_row(S* dgate_up, const S* dy, const S* gate_up, acc_t<S> weight,
+                              int64_t ffn) {
+  using A = acc_t<S>;
+  return sum_over<A>(ffn, [&](int64_t i, auto lanes) {
+    const auto [gate, up] = load_pairs(gate_up + 2 * i, lanes);
+    const Vec<A> g = at_most<A>(gate, kLimit), u = at_least<A>(at_most<A>(up, kLimit), -kLimit);
+    const Vec<A> dh = load(dy + i, lanes), s = sigmoid<A>(g * A(kSlope)), glu = g * s;
+    const Vec<A> dgate = dh * weight * (u + A(1)) * (s + glu * A(kSlope) * (A(1) - s));
+    const Vec<A> dup = dh * weight * glu;
+    store_pairs(dgate_up + 2 * i, gate > A(kLimit) ? Vec<A>{} : dgate,
+                (up > A(kLimit)) | (up < A(-kLimit)) ? Vec<A>{} : dup, lanes);
+    return dh * glu * (u + A(1));
   });
 }
 
@@ -53,24 +92,25 @@ void check_operands(const at::Tensor& gate_up, const at::Tensor& weights) {
 
 }  // namespace
 
-at::Tensor swiglu(const at::Tensor& gate_up, const at::Tensor& weights) {
+at::Tensor swiglu(const at::Tensor& gate_up, const at::Tensor& weights, Activation activation) {
   check_operands(gate_up, weights);
   const int64_t rows = gate_up.size(0), ffn = gate_up.size(1) / 2;
   at::Tensor y = at::empty({rows, ffn}, gate_up.options());
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, gate_up.scalar_type(), "swiglu", [&] {
     using A = acc_t<scalar_t>;
-    const scalar_t* gate = gate_up.const_data_ptr<scalar_t>();
+    const auto row =
+        activation == Activation::swiglu ? forward_row<scalar_t> : clamped_forward_row<scalar_t>;
+    const scalar_t* from = gate_up.const_data_ptr<scalar_t>();
     const A* w = weights.defined() ? weights.const_data_ptr<A>() : nullptr;
     scalar_t* to = y.data_ptr<scalar_t>();
-    each_block(rows, ffn * kCost, [&](int64_t r) {
-      forward_row(to + r * ffn, gate + 2 * r * ffn, gate + (2 * r + 1) * ffn, w ? w[r] : A(1), ffn);
-    });
+    each_block(rows, ffn * kCost,
+               [&](int64_t r) { row(to + r * ffn, from + 2 * r * ffn, w ? w[r] : A(1), ffn); });
   });
   return y;
 }
 
 SwigluGrad swiglu_backward(const at::Tensor& dy, const at::Tensor& gate_up,
-                           const at::Tensor& weights) {
+                           const at::Tensor& weights, Activation activation) {
   check_operands(gate_up, weights);
   const int64_t rows = gate_up.size(0), ffn = gate_up.size(1) / 2;
   CHECK_SHAPE(dy, rows, ffn);
@@ -79,14 +119,14 @@ SwigluGrad swiglu_backward(const at::Tensor& dy, const at::Tensor& gate_up,
   if (weights.defined()) dweights = at::empty_like(weights);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, gate_up.scalar_type(), "swiglu_backward", [&] {
     using A = acc_t<scalar_t>;
-    const scalar_t *gate = gate_up.const_data_ptr<scalar_t>(), *dh = dy.const_data_ptr<scalar_t>();
+    const auto row =
+        activation == Activation::swiglu ? backward_row<scalar_t> : clamped_backward_row<scalar_t>;
+    const scalar_t *from = gate_up.const_data_ptr<scalar_t>(), *dh = dy.const_data_ptr<scalar_t>();
     const A* w = weights.defined() ? weights.const_data_ptr<A>() : nullptr;
     A* dw = weights.defined() ? dweights.data_ptr<A>() : nullptr;
-    scalar_t* dgate = dgate_up.data_ptr<scalar_t>();
+    scalar_t* to = dgate_up.data_ptr<scalar_t>();
     each_block(rows, ffn * 2 * kCost, [&](int64_t r) {
-      const int64_t g = 2 * r * ffn, u = g + ffn;
-      const A sum = backward_row(dgate + g, dgate + u, dh + r * ffn, gate + g, gate + u,
-                                 w ? w[r] : A(1), ffn);
+      const A sum = row(to + 2 * r * ffn, dh + r * ffn, from + 2 * r * ffn, w ? w[r] : A(1), ffn);
       if (dw) dw[r] = sum;
     });
   });

@@ -11,6 +11,10 @@ namespace conclave::optim {
 AdamW::AdamW(const AdamWConfig& config, std::vector<FlatShard> shards)
     : config_(config), shards_(std::move(shards)) {
   for (const auto& s : shards_) {
+    if (!s.trained) {
+      states_.emplace_back();
+      continue;
+    }
     TORCH_CHECK(s.grad.defined() && s.grad.sizes() == s.weights.sizes(),
                 "AdamW: expected a gradient of the weights' size ", s.weights.sizes());
     State state{at::zeros_like(s.grad), at::zeros_like(s.grad), {}};
@@ -30,7 +34,8 @@ void AdamW::step(double lr, double grad_scale) {
                          .step = steps_,
                          .grad_scale = grad_scale};
   for (size_t i = 0; i < shards_.size(); ++i) {
-    auto& [weights, grad, decay] = shards_[i];
+    auto& [weights, grad, decay, trained] = shards_[i];
+    if (!trained) continue;
     auto& [m, v, lo] = states_[i];
     if (lo.defined())
       ops::adamw_split_(weights, lo, m, v, grad, decay, s);

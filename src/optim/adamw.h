@@ -25,12 +25,13 @@ struct FlatShard {
   at::Tensor weights;                 // [n] fp32, fp64 or bf16
   at::Tensor grad;                    // [n] fp32 (fp32 and bf16 weights) or fp64
   std::vector<int64_t> decay_ranges;  // [begin, end) pairs, ascending: where weight decay applies
+  bool trained = true;                // false: buffers, which have no gradient and no moments
 };
 
 class AdamW {
  public:
-  // Allocates zero moments (and zero low bits for bf16 weights). The shards' tensors are shared,
-  // not copied.
+  // Allocates zero moments (and zero low bits for bf16 weights); undefined ones of what is not
+  // trained. The shards' tensors are shared, not copied.
   AdamW(const AdamWConfig& config, std::vector<FlatShard> shards);
 
   // One update with gradients times grad_scale. No host work beyond the kernels.

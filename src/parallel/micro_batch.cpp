@@ -1,5 +1,6 @@
 #include "parallel/micro_batch.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/index_select.h>
 #include <c10/util/Exception.h>
 
@@ -84,7 +85,8 @@ void MicroBatch::forward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
   with_weights(s, false, [&] {
     if (s.kind == SegmentKind::embed) {
-      tapes_->embedded = nn::embedding(tapes_->embed, batch_.ids, *decoder_.embedding);
+      tapes_->embedded =
+          nn::embedding(tapes_->embed, batch_.ids, *decoder_.embedding, decoder_.padding);
       hidden_ = std::exchange(tapes_->embedded.data, {});
     } else if (s.kind == SegmentKind::head) {
       forward_head();
@@ -114,7 +116,8 @@ void MicroBatch::forward_layer(LayerState& l, const nn::Layer& layer, SegmentKin
       l.route_in = l.route.input(hidden_);
       l.routed = layer.block->route(l.route, l.route_in, batch_.rows);
       l.route_in.data.reset();
-      aux_ += l.routed.aux;
+      if (l.routed.aux.defined())
+        aux_ = aux_.defined() ? at::add(aux_, l.routed.aux) : l.routed.aux;
       break;
     case SegmentKind::dispatch: {
       l.layout = dispatcher_.prepare(l.routed.ids, layer.facts.experts);
@@ -283,6 +286,8 @@ void MicroBatch::forward() {
 void MicroBatch::backward() {
   for (int i = static_cast<int>(segments_.size()) - 1; i >= 0; --i) backward(i);
 }
+
+double MicroBatch::aux() const { return aux_.defined() ? aux_.item<double>() : 0; }
 
 const at::Tensor& MicroBatch::expert_ids(int layer) const {
   return layers_.at(static_cast<size_t>(layer)).routed.ids;

@@ -55,7 +55,7 @@ class MicroBatch {
 
   double loss_sum() const { return loss_sum_; }  // Σ over scored positions, nats
   int64_t scored() const { return scored_; }
-  double aux() const { return aux_; }  // this micro-batch's part of the auxiliary loss
+  double aux() const;  // this micro-batch's part of the router's losses
   at::Tensor hidden() const {
     return hidden_;
   }  // [tokens, hidden]: after the last forward segment; without labels the head
@@ -85,7 +85,8 @@ class MicroBatch {
   std::vector<LayerState> layers_;
   std::unique_ptr<Tapes> tapes_;
   at::Tensor hidden_, dhidden_;
-  double loss_sum_ = 0, aux_ = 0;
+  at::Tensor aux_;  // [] fp64
+  double loss_sum_ = 0;
   int64_t scored_ = 0;
 };
 

@@ -49,18 +49,20 @@ Units::Units(nn::Decoder& decoder, comm::Comm& comm, UnitsOptions options)
   for (auto& unit : decoder.units) {
     Shard s;
     s.unit = unit.get();
-    s.range = unit->layout().shard(comm.rank(), comm.size());
+    s.range = unit->trained() ? unit->layout().shard(comm.rank(), comm.size())
+                              : unit->layout().shard(0, 1);
     s.weights = at::empty({s.range.size()}, unit->dtype());
     zero_gaps(s);
     s.decay_ranges = decay_ranges(*unit, s.range);
-    if (options.training) {
+    if (options.training && unit->trained()) {
       s.grad = at::zeros({s.range.size()}, grad_dtype(unit->dtype()));
       unit->bind_grad(comm.size() == 1 ? s.grad
                                        : at::zeros({unit->layout().padded(comm.size())},
                                                    grad_dtype(unit->dtype())));
     }
     shards_.push_back(std::move(s));
-    if (comm.size() == 1 && !options.release_after_use) unit->bind(shards_.back().weights);
+    if (!unit->trained() || (comm.size() == 1 && !options.release_after_use))
+      unit->bind(shards_.back().weights);
   }
 }
 
@@ -79,7 +81,7 @@ void Units::gather(nn::Unit* unit) {
 }
 
 void Units::release(nn::Unit* unit) {
-  if (!unit || !options_.release_after_use || !unit->data().defined()) return;
+  if (!unit || !options_.release_after_use || !unit->trained() || !unit->data().defined()) return;
   at::Tensor gone = unit->data();
   unit->release();
   gone.fill_(
@@ -88,21 +90,25 @@ void Units::release(nn::Unit* unit) {
 
 void Units::weights_changed() {
   if (comm_.size() == 1 && !options_.release_after_use) return;
-  for (auto& s : shards_) s.unit->release();
+  for (auto& s : shards_)
+    if (s.unit->trained()) s.unit->release();
 }
 
 void Units::zero_grads() {
-  for (auto& s : shards_) s.unit->grad().zero_();
+  for (auto& s : shards_)
+    if (s.unit->trained()) s.unit->grad().zero_();
 }
 
 void Units::reduce_grads() {
   if (comm_.size() == 1) return;
-  for (auto& s : shards_) comm_.reduce_scatter(s.grad, s.unit->grad());
+  for (auto& s : shards_)
+    if (s.unit->trained()) comm_.reduce_scatter(s.grad, s.unit->grad());
 }
 
 double Units::gradient_norm() const {
   double sum = 0;
-  for (const auto& s : shards_) sum += ops::squared_sum(s.grad);
+  for (const auto& s : shards_)
+    if (s.unit->trained()) sum += ops::squared_sum(s.grad);
   if (comm_.size() > 1) {
     at::Tensor all = at::empty({1}, at::kDouble).fill_(sum);
     comm_.all_reduce(all);

@@ -1,6 +1,6 @@
 // This rank's ranges of a decoder's units: gathered before a segment uses them, released after,
 // their gradients reduced at the end of a step. With one rank a shard is the whole unit and nothing
-// is copied.
+// is copied. Untrained units are whole on every rank: who changes them does the same on all.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -13,9 +13,9 @@ namespace conclave::parallel {
 
 struct Shard {
   nn::Unit* unit = nullptr;
-  comm::Interval range;  // of the unit's padded flat buffer
+  comm::Interval range;  // of the unit's padded flat buffer; all of it of an untrained unit
   at::Tensor weights;    // [range], the unit's dtype
-  at::Tensor grad;       // [range], fp32 or fp64; undefined without training
+  at::Tensor grad;       // [range], fp32 or fp64; undefined without training, or of buffers
   std::vector<int64_t>
       decay_ranges;  // [begin, end) pairs relative to range, ascending: where weight decay applies
 };
@@ -27,8 +27,8 @@ struct UnitsOptions {
 
 class Units {
  public:
-  // Allocates shards (zeroed gaps, weights uninitialised) and, where weights stay gathered, binds
-  // them. The communicator must outlive it.
+  // Allocates shards (zeroed gaps, weights uninitialised) and binds those that stay gathered:
+  // buffers, and all of one rank's own. The communicator must outlive it.
   Units(nn::Decoder& decoder, comm::Comm& comm, UnitsOptions options = {});
 
   std::vector<Shard>& shards() { return shards_; }
@@ -52,10 +52,10 @@ class Units {
   std::vector<Shard> shards_;
 };
 
-// Fills every weight: norms with ones, biases with zeros, the others with normal(0, stddev) that
-// depends only on (seed, checkpoint name, index), so any layout of ranks starts from the same bits.
-// `master` of each shard gets the fp32 values before rounding when the unit is bf16 (one tensor a
-// shard, undefined otherwise).
+// Fills every weight: norms with ones, biases and buffers with zeros, the others with normal(0,
+// stddev) that depends only on (seed, checkpoint name, index), so any layout of ranks starts from
+// the same bits. `master` of each shard gets the fp32 values before rounding when the unit is bf16
+// (one tensor a shard, undefined otherwise).
 void initialise(Units& units, uint64_t seed, double stddev,
                 std::vector<at::Tensor>* master = nullptr);
 

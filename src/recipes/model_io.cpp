@@ -59,7 +59,8 @@ Model load_model(const std::string& folder, at::ScalarType dtype, bool training,
 
 optim::AdamW make_adamw(parallel::Units& units, const optim::AdamWConfig& config) {
   std::vector<optim::FlatShard> shards;
-  for (const auto& s : units.shards()) shards.push_back({s.weights, s.grad, s.decay_ranges});
+  for (const auto& s : units.shards())
+    shards.push_back({s.weights, s.grad, s.decay_ranges, s.unit->trained()});
   return optim::AdamW(config, std::move(shards));
 }
 

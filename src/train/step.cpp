@@ -1,9 +1,12 @@
 #include "train/step.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <cmath>
+
+#include "nn/router.h"
 
 namespace conclave::train {
 namespace {
@@ -22,28 +25,56 @@ int64_t count_scored(const at::Tensor& labels) {
   return labels.numel() - std::count(l, l + labels.numel(), int64_t{-100});
 }
 
-double max_load(const nn::Decoder& decoder, const parallel::MicroBatch& batch) {
-  double most = 0;
-  for (size_t i = 0; i < decoder.layers.size(); ++i) {
+// Adds this micro-batch's pairs to the sums by layer.
+void add_loads(std::vector<at::Tensor>& sums, const nn::Decoder& decoder,
+               const parallel::MicroBatch& batch) {
+  sums.resize(decoder.layers.size());
+  for (size_t i = 0; i < sums.size(); ++i) {
     if (!decoder.layers[i].block->has_experts()) continue;
     const at::Tensor& loads = batch.loads(static_cast<int>(i));
-    const int64_t* l = loads.const_data_ptr<int64_t>();
+    sums[i] = sums[i].defined() ? at::add(sums[i], loads) : loads;
+  }
+}
+
+void sum_loads_over_ranks(comm::Comm& comm, std::vector<at::Tensor>& loads) {
+  if (comm.size() == 1) return;
+  for (auto& sum : loads) {
+    if (!sum.defined()) continue;
+    sum = sum.clone();
+    comm.all_reduce(sum);
+  }
+}
+
+double max_load(const std::vector<at::Tensor>& loads) {
+  double most = 0;
+  for (const auto& layer : loads) {
+    if (!layer.defined()) continue;
+    const int64_t* l = layer.const_data_ptr<int64_t>();
     double sum = 0, max = 0;
-    for (int64_t e = 0; e < loads.numel(); ++e)
+    for (int64_t e = 0; e < layer.numel(); ++e)
       sum += static_cast<double>(l[e]), max = std::max(max, static_cast<double>(l[e]));
-    if (sum > 0) most = std::max(most, max * static_cast<double>(loads.numel()) / sum);
+    if (sum > 0) most = std::max(most, max * static_cast<double>(layer.numel()) / sum);
   }
   return most;
+}
+
+// Every rank holds the biases and the loads of all, so all do the same.
+void correct_biases(nn::Decoder& decoder, const std::vector<at::Tensor>& loads, double rate) {
+  if (rate == 0) return;
+  for (size_t i = 0; i < decoder.layers.size(); ++i)
+    if (nn::Weight* bias = decoder.layers[i].block->correction_bias())
+      nn::correct_bias(*bias, loads[i], rate);
 }
 
 }  // namespace
 
 Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
                      std::vector<parallel::Batch> batches, const std::set<std::string>& recompute) {
-  std::vector<double> counts{0, 0};
+  std::vector<double> counts{0, 0, 0};  // scored tokens, rows, tokens
   for (const auto& b : batches) {
     counts[0] += static_cast<double>(count_scored(b.labels));
     counts[1] += static_cast<double>(b.rows.row_offsets.size() - 1);
+    counts[2] += static_cast<double>(b.ids.numel());
   }
   counts = sum_over_ranks(units.comm(), counts);
   parallel::RunOptions run{.training = true, .recompute = recompute};
@@ -53,16 +84,19 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
   Gradients g;
   for (auto& b : batches) {
     b.rows.aux_seed = 1 / counts[1];
+    b.rows.token_seed = 1 / counts[2];
     parallel::MicroBatch batch(decoder, units, dispatcher, std::move(b), run);
     batch.forward();
     g.loss_sum += batch.loss_sum();
     g.aux += batch.aux();
-    g.max_load = std::max(g.max_load, max_load(decoder, batch));
+    add_loads(g.loads, decoder, batch);
     batch.backward();
   }
   units.reduce_grads();
   const auto sums = sum_over_ranks(units.comm(), {g.loss_sum, g.aux});
   g.loss_sum = sums[0], g.aux = sums[1];
+  sum_loads_over_ranks(units.comm(), g.loads);
+  g.max_load = max_load(g.loads);
   g.scored = static_cast<int64_t>(counts[0]);
   return g;
 }
@@ -84,6 +118,7 @@ StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& 
   const double scale =
       options.clip_norm > 0 ? std::min(1.0, options.clip_norm / (r.grad_norm + 1e-6)) : 1.0;
   optimizer.step(options.lr, scale);
+  correct_biases(decoder, g.loads, options.bias_rate);
   units.weights_changed();
   return r;
 }

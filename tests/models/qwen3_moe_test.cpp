@@ -1,15 +1,10 @@
 // What a config.json of Qwen3-MoE may say, and the checkpoint's names and shapes that follow.
-#include <gtest/gtest.h>
-
-#include <nlohmann/json.hpp>
-
-#include "base/error.h"
-#include "models/registry.h"
+#include "models/config_testing.h"
 
 namespace conclave::models {
 namespace {
 
-using Shape = std::vector<int64_t>;
+using namespace testing;
 
 nlohmann::json config() {
   return {{"architectures", {"Qwen3MoeForCausalLM"}},
@@ -27,30 +22,8 @@ nlohmann::json config() {
           {"max_position_embeddings", 16}};
 }
 
-std::map<std::string, Shape> pieces(const nn::Decoder& d) {
-  std::map<std::string, Shape> out;
-  for (const auto& unit : d.units)
-    for (const auto& piece : unit->layout().pieces) {
-      EXPECT_TRUE(out.emplace(piece.name, piece.shape).second) << piece.name << " twice";
-    }
-  return out;
-}
-
-void expect_refused(const nlohmann::json& c, const std::vector<std::string>& parts,
-                    const DecoderOptions& options = {}) {
-  try {
-    make_decoder(c, "some/config.json", options);
-    ADD_FAILURE() << "expected a ConfigError with: " << parts.front();
-  } catch (const ConfigError& e) {
-    for (const auto& part : parts)
-      EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
-  }
-}
-
 nlohmann::json with(const std::string& key, nlohmann::json value) {
-  auto c = config();
-  c[key] = std::move(value);
-  return c;
+  return changed(config(), key, std::move(value));
 }
 
 TEST(Qwen3Moe, NamesAndShapesAreTheCheckpoints) {
@@ -119,14 +92,17 @@ TEST(Qwen3Moe, BothSpellingsOfTheRotaryBase) {
       with("rope_parameters", {{"rope_theta", 1e6}, {"rope_type", "default"}}), "c", {}));
   EXPECT_NO_THROW(make_decoder(with("rope_scaling", nullptr), "config.json", {}));
   expect_refused(with("rope_theta", -1), {"some/config.json", "`rope_theta`"});
-  expect_refused(with("rope_parameters", {{"rope_theta", -1.0}}), {"`rope_theta`", "above 0"});
+  expect_refused(with("rope_parameters", {{"rope_theta", -1.0}}),
+                 {"`rope_parameters.rope_theta`", "above 0"});
 }
 
-TEST(Qwen3Moe, RefusesScaledRotaryEmbeddings) {
-  expect_refused(with("rope_parameters", {{"rope_theta", 1e6}, {"rope_type", "yarn"}}),
-                 {"some/config.json: `rope_parameters`", "rope_type default"});
-  expect_refused(with("rope_scaling", {{"type", "linear"}, {"factor", 2}}), {"rope_type default"});
-  expect_refused(with("rope_scaling", {{"rope_type", "yarn"}}), {"rope_type default"});
+TEST(Qwen3Moe, ScaledRotaryEmbeddings) {
+  EXPECT_NO_THROW(
+      make_decoder(with("rope_scaling",
+                        {{"type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 8}}),
+                   "config.json", {}));
+  expect_refused(with("rope_scaling", {{"type", "linear"}, {"factor", 2}}),
+                 {"some/config.json: `rope_scaling.type`", "default or yarn, got \"linear\""});
 }
 
 TEST(Qwen3Moe, RefusesMissingKeys) {
@@ -153,6 +129,15 @@ TEST(Qwen3Moe, RefusesValuesOfTheWrongTypeOrSize) {
   expect_refused(with("hidden_act", "gelu"), {"`hidden_act`", "silu"});
   expect_refused(with("use_sliding_window", true), {"`use_sliding_window`"});
   expect_refused(with("attention_dropout", 0.1), {"`attention_dropout`"});
+}
+
+TEST(Qwen3Moe, ThePaddingTokenCountsFromTheEndWhereItIsNegative) {
+  EXPECT_EQ(make_decoder(config(), "config.json", {}).padding, -1);
+  EXPECT_EQ(make_decoder(with("pad_token_id", nullptr), "config.json", {}).padding, -1);
+  EXPECT_EQ(make_decoder(with("pad_token_id", 0), "config.json", {}).padding, 0);
+  EXPECT_EQ(make_decoder(with("pad_token_id", -1), "config.json", {}).padding, 28);
+  expect_refused(with("pad_token_id", 29), {"`pad_token_id`", "vocab_size = 29, got 29"});
+  expect_refused(with("pad_token_id", "x"), {"`pad_token_id`"});
 }
 
 TEST(Qwen3Moe, AnInlineConfigsUnknownKeyIsRefusedAtItsPlace) {

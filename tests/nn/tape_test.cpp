@@ -161,9 +161,29 @@ TEST(Tape, GroupedSwigluWithRoutingWeightsAndAnIdleExpert) {
   c.inputs = {random({7, 4}, 1), random({7}, 2)};
   c.run = [&](Tape& t, const auto& in) {
     const std::vector<int64_t> offsets{0, 2, 2, 7};
-    return grouped_swiglu(t, {in[0], in[1], at::tensor(offsets, at::kLong)}, gate_up, down);
+    return grouped_swiglu(t, {in[0], in[1], at::tensor(offsets, at::kLong)}, {gate_up, down});
   };
   c.fill();
+  expect_gradients(c);
+}
+
+// Biases on both products, interleaved gate and up far enough out to be clamped; weights of any
+// sign.
+TEST(Tape, GroupedClampedSwigluWithBiasesAndAnIdleExpert) {
+  Case c;
+  Weight& gate_up = c.weights.add_experts("{}.gate_up.weight", {3, 6, 4});
+  Weight& down = c.weights.add_experts("{}.down.weight", {3, 4, 3});
+  Weight& gate_up_bias = c.experts.add("gate_up.bias", {3, 6}, {{"a", {3, 6}}}, Init::zeros, false);
+  Weight& down_bias = c.experts.add("down.bias", {3, 4}, {{"b", {3, 4}}}, Init::zeros, false);
+  c.inputs = {random({7, 4}, 1), random({7}, 2)};
+  c.run = [&](Tape& t, const auto& in) {
+    const std::vector<int64_t> offsets{0, 2, 2, 7};
+    return grouped_swiglu(
+        t, {in[0], in[1], at::tensor(offsets, at::kLong)},
+        {gate_up, down, &gate_up_bias, &down_bias, ops::Activation::clamped_swiglu});
+  };
+  c.fill();
+  gate_up.data().mul_(8);
   expect_gradients(c);
 }
 
@@ -180,8 +200,8 @@ TEST(Tape, RouterWithItsAuxiliaryLoss) {
         Routed r =
             route(t, in[0], w, rows, {.top_k = 2, .renormalise = renormalise, .aux_coef = coef});
         EXPECT_EQ(r.loads.sum().item().toLong(), 18);
-        EXPECT_EQ(r.aux != 0, coef != 0);
-        c.extra = r.aux;
+        EXPECT_EQ(r.aux.defined(), coef != 0);
+        c.extra = coef != 0 ? r.aux.item().toDouble() : 0;
         return r.weights;
       };
       c.fill();
@@ -200,7 +220,7 @@ TEST(Tape, HeadNormRotaryAndAttentionOverDocuments) {
   Weight& o = c.weights.add("o.weight", {hidden, heads * head_dim});
   Weight& q_norm = c.weights.add("q_norm.weight", {head_dim});
   Weight& k_norm = c.weights.add("k_norm.weight", {head_dim});
-  const auto table = ops::rotary_table(8, head_dim, 100, at::kDouble);
+  const auto table = ops::rotary_table(8, head_dim, {.theta = 100}, at::kDouble);
   Rows rows;
   rows.doc_offsets = {0, 3, 7};
   rows.positions = at::cat({at::arange(3, at::kLong), at::arange(4, at::kLong)});
@@ -211,7 +231,7 @@ TEST(Tape, HeadNormRotaryAndAttentionOverDocuments) {
     Value turned_k =
         head_norm_rotary(t, linear(t, in[0], k, nullptr, "qkv"), k_norm, 1e-6, rows, table);
     Value values = linear(t, in[0], v, nullptr, "qkv");
-    return linear(t, attention(t, turned_q, turned_k, values, rows, 0.5, 0), o);
+    return linear(t, attention(t, turned_q, turned_k, values, rows, {.scale = 0.5}, 0), o);
   };
   c.fill();
   expect_gradients(c);

@@ -84,6 +84,28 @@ TEST(Weights, ExpertsLieOneAfterTheOtherEachWithItsParts) {
   EXPECT_THROW(Weights("l.", dense).add_experts("experts.{}.w", {3, 5, 2}), c10::Error);
 }
 
+TEST(Weights, FusedExpertsAreOnePieceWithABiasOfTheirOwn) {
+  Unit dense("dense", at::kDouble), experts("experts", at::kDouble);
+  Weights weights("l.", dense, &experts);
+  Weight& w = weights.add_fused_experts("experts.gate_up_proj", {3, 4, 5}, true);
+  Weight& bias = weights.add_fused_experts("experts.gate_up_proj_bias", {3, 4}, false);
+  const auto& pieces = experts.layout().pieces;
+  EXPECT_TRUE(dense.layout().pieces.empty());
+  EXPECT_EQ(piece_names(experts),
+            (std::vector<std::string>{"l.experts.gate_up_proj", "l.experts.gate_up_proj_bias"}));
+  EXPECT_EQ(pieces[0].shape, (std::vector<int64_t>{3, 4, 5}));
+  EXPECT_TRUE(pieces[0].transposed);
+  EXPECT_FALSE(pieces[1].transposed);
+  EXPECT_EQ(w.shape(), (std::vector<int64_t>{3, 4, 5}));
+  EXPECT_EQ(w.init(), Init::normal);
+  EXPECT_TRUE(w.decay());
+  EXPECT_EQ(bias.init(), Init::zeros);
+  EXPECT_FALSE(bias.decay());
+  EXPECT_THROW(weights.add_fused_experts("bias", {3, 4}, true), c10::Error);
+  EXPECT_THROW(weights.add_fused_experts("plain", {4}, false), c10::Error);
+  EXPECT_THROW(Weights("l.", dense).add_fused_experts("w", {3, 5, 2}, false), c10::Error);
+}
+
 TEST(Weights, PiecesFillTheirWeight) {
   Unit unit("unit", at::kDouble);
   EXPECT_THROW(unit.add("w", {2, 3}, {{"part", {5}}}, Init::normal, true), c10::Error);

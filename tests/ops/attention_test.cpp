@@ -87,10 +87,10 @@ Tensors aten_attention(const Case& c, double scale, const Tensors& in) {
 // {out, dq, dk, dv, lse}
 Tensors our_attention(const Case& c, double scale, const Tensors& in) {
   const auto q_at = offsets(c.queries), k_at = offsets(c.keys);
-  const auto [out, lse] = attention(in[0], in[1], in[2], q_at, k_at, scale);
-  const auto [dq, dk, dv] =
-      attention_backward(in[3], in[0], in[1], in[2], out, lse, q_at, k_at, scale);
-  return {out, dq, dk, dv, lse};
+  const auto [out, lse] = attention(in[0], in[1], in[2], q_at, k_at, {.scale = scale});
+  const auto g =
+      attention_backward(in[3], in[0], in[1], in[2], out, lse, q_at, k_at, {.scale = scale});
+  return {out, g.dq, g.dk, g.dv, lse};
 }
 
 Tensors without_lse(Tensors results) {
@@ -145,9 +145,9 @@ TEST(Attention, RefusesWhatItCannotDo) {
   const std::vector<int64_t> at{0, 4, 8};
   auto refuses = [&](const std::string& part, const at::Tensor& q, const at::Tensor& k,
                      const std::vector<int64_t>& q_at, const std::vector<int64_t>& k_at) {
-    testing::expect_error([&] { attention(q, k, v, q_at, k_at, 1); }, part);
+    testing::expect_error([&] { attention(q, k, v, q_at, k_at, {}); }, part);
   };
-  EXPECT_NO_THROW(attention(q, k, v, at, at, 1));
+  EXPECT_NO_THROW(attention(q, k, v, at, at, {}));
   refuses("heads: expected a multiple of kv_heads = 2, got 3", q.slice(1, 0, 3).contiguous(), k, at,
           at);
   refuses("q: expected", q.transpose(0, 1), k, at, at);

@@ -51,7 +51,7 @@ TEST(Rotary, EqualsAtenInValueAndGradient) {
     for (auto dtype : kTypes) {
       SCOPED_TRACE(::testing::Message()
                    << c.tokens << " x " << c.heads << " x " << c.head_dim << " " << dtype);
-      const RotaryTable table = rotary_table(100, c.head_dim, 1e4, dtype);
+      const RotaryTable table = rotary_table(100, c.head_dim, {.theta = 1e4}, dtype);
       expect_as_good_as_aten(ours(table), aten(table), inputs(c, dtype));
     }
 }
@@ -60,7 +60,7 @@ TEST(Rotary, HasTheSameBitsOnAnyNumberOfThreads) {
   for (auto c : kCases)
     for (auto dtype : kTypes)
       expect_same_bits_on_any_threads([&] {
-        const RotaryTable table = rotary_table(100, c.head_dim, 1e4, dtype);
+        const RotaryTable table = rotary_table(100, c.head_dim, {.theta = 1e4}, dtype);
         Tensors out = ours(table)(inputs(c, dtype));
         out.insert(out.end(), {table.cos, table.sin});
         return out;
@@ -69,10 +69,10 @@ TEST(Rotary, HasTheSameBitsOnAnyNumberOfThreads) {
 
 TEST(RotaryTable, HasTheReferencesRoundingsInFp32AndNoneInFp64) {
   constexpr int64_t kPositions = 300, kDim = 24;
-  const RotaryTable f = rotary_table(kPositions, kDim, 1e6, at::kFloat),
-                    d = rotary_table(kPositions, kDim, 1e6, at::kDouble);
+  const RotaryTable f = rotary_table(kPositions, kDim, {.theta = 1e6}, at::kFloat),
+                    d = rotary_table(kPositions, kDim, {.theta = 1e6}, at::kDouble);
   EXPECT_EQ(f.cos.scalar_type(), at::kFloat);
-  EXPECT_EQ(rotary_table(1, kDim, 1e6, at::kBFloat16).cos.scalar_type(), at::kFloat);
+  EXPECT_EQ(rotary_table(1, kDim, {.theta = 1e6}, at::kBFloat16).cos.scalar_type(), at::kFloat);
   ASSERT_EQ(d.cos.scalar_type(), at::kDouble);
   const at::Tensor exponent = at::arange(0, kDim, 2, at::kLong).to(at::kFloat).div(kDim);
   const at::Tensor inv_freq =
@@ -91,7 +91,7 @@ TEST(RotaryTable, HasTheReferencesRoundingsInFp32AndNoneInFp64) {
 }
 
 TEST(Rotary, NamesThePositionBeyondTheTable) {
-  const RotaryTable table = rotary_table(4, 8, 1e4, at::kFloat);
+  const RotaryTable table = rotary_table(4, 8, {.theta = 1e4}, at::kFloat);
   expect_error(
       [&] {
         rotary(normal({3, 1, 8}, at::kFloat, 1), at::arange(2, 5, at::kLong), table);

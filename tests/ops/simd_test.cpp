@@ -43,6 +43,30 @@ TEST(Simd, RoundsToBf16AsItsConstructorDoes) {
   }
 }
 
+template <class S>
+void expect_pairs() {
+  for (int64_t n : {0, 1, 3, 7, 8, 16, 17, 40}) {
+    std::vector<S> x(2 * n), y(2 * n + 1, S(-1));
+    for (int64_t i = 0; i < 2 * n; ++i) x[i] = S(float(i));
+    sweep<acc_t<S>>(n, [&](int64_t i, auto lanes) {
+      const auto [first, second] = load_pairs(x.data() + 2 * i, lanes);
+      for (int j = 0; j < kLanes<acc_t<S>> && i + j < n; ++j) {
+        EXPECT_EQ(first[j], acc_t<S>(2 * (i + j)));
+        EXPECT_EQ(second[j], acc_t<S>(2 * (i + j) + 1));
+      }
+      store_pairs(y.data() + 2 * i, first, second, lanes);
+    });
+    for (int64_t i = 0; i < 2 * n; ++i) EXPECT_EQ(y[i], x[i]);
+    EXPECT_EQ(y[2 * n], S(-1));
+  }
+}
+
+TEST(Simd, PairsAreTakenApartAndPutTogether) {
+  expect_pairs<float>();
+  expect_pairs<double>();
+  expect_pairs<c10::BFloat16>();
+}
+
 TEST(Simd, SweepAndSumSeeEveryElementOnce) {
   for (int64_t n : {0, 1, 7, 16, 17, 63, 64, 65, 200}) {
     std::vector<float> x(n), y(n + 1, -1.f);

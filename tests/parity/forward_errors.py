@@ -10,7 +10,8 @@ import tempfile
 
 import reference  # leaves with 77 if transformers is missing
 import torch
-from cases import Case, config
+from families.qwen3_moe import config
+from family import Case, family
 from program import conclave
 from safetensors.torch import load_file, save_file
 
@@ -141,7 +142,7 @@ def main():
     with tempfile.TemporaryDirectory() as root:
         tmp = pathlib.Path(root)
         good = tmp / "good"
-        reference.make_folder(good, CASE)
+        reference.make_folder(good, family("qwen3_moe"), CASE)
         results += [check(*row, good, tmp) for row in BROKEN]
 
         ids, out = tmp / "ids.safetensors", tmp / "out" / "out.safetensors"

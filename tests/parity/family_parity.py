@@ -1,19 +1,20 @@
-"""Parity of `conclave forward` with transformers' Qwen3-MoE: issue #3, bar 3.
+"""Parity of `conclave forward` with transformers, for the cases of one family or of all: issue #3, bar 3; issue #4, bar 1.
 
-Per case: logits, loss, every gradient and the chosen experts in fp32 (1e-5, max-norm per tensor) and in fp64 (1e-10, against
-the reference with its casts to fp32 lifted); the losses of ten AdamW steps in fp32 (2e-6 relative) and fp64 (1e-10); bf16 is
-sane. The names written are exactly the reference's. `--random N [--seed S]` tries N random models instead.
-Exit status 0, 1, or 77 where transformers is not installed.
+`family_parity.py [MODEL_TYPE ...]`, as in families/MODEL_TYPE.py. Per case: logits, loss, every gradient and the chosen experts
+in fp32 (1e-5, max-norm per tensor) and in fp64 (1e-10, against the reference with its casts to fp32 lifted); the losses of ten
+AdamW steps in fp32 (2e-6 relative) and fp64 (1e-10); bf16 is sane. The names written are exactly the reference's. `--random N
+[--seed S]` tries N random models of the family instead. Exit status 0, 1, or 77 where transformers is not installed.
 """
 
 import argparse
+import random
 import sys
 import tempfile
 import traceback
 
 import reference  # leaves with 77 if transformers is missing
 import torch
-from cases import CASES, random_cases
+from family import FAMILIES, family
 from program import forward
 from reference import deviation
 
@@ -22,12 +23,12 @@ STEPS = {"fp32": 2e-6, "fp64": 1e-10}
 BF16_LOSS = 2e-2
 
 
-def family(name):
+def kind(name):
     return name if name in ("logits", "loss") else "gradients"
 
 
 def compare(got, want, dtype, tolerance, floor=0.0):
-    """({family: (worst deviation, name)}, [what is wrong]). floor: a tensor below floor · the largest gradient counts as noise."""
+    """({kind: (worst deviation, name)}, [what is wrong]). floor: a tensor below floor · the largest gradient counts as noise."""
     wrong, worst = [], {}
     for name in sorted(got.keys() ^ want.keys()):
         wrong.append(f"{name}: {'not written' if name in want else 'written, but the reference has no such tensor'}")
@@ -44,7 +45,7 @@ def compare(got, want, dtype, tolerance, floor=0.0):
             d = deviation(a, b)
             if d > tolerance and max(a.abs().max().item(), b.abs().max().item()) <= floor * top:
                 continue
-            worst[family(name)] = max(worst.get(family(name), (0.0, name)), (d, name))
+            worst[kind(name)] = max(worst.get(kind(name), (0.0, name)), (d, name))
             if not d <= tolerance:
                 zero = " (the reference is all zeros)" if not b.any() else ""
                 wrong.append(f"{name}: off by {d:.1e}, allowed {tolerance:.0e}{zero}")
@@ -61,8 +62,8 @@ def check_forward(case, folder, loose):
     """One batch, fp32 and fp64: yields (line, [what is wrong])."""
     ids, labels = reference.make_batch(case)
     reference.write_ids(f"{folder}/ids.st", ids, labels)
-    for name, (kind, dtype, tolerance) in DTYPES.items():
-        want, margin = reference.run(folder, ids, labels, kind)
+    for name, (width, dtype, tolerance) in DTYPES.items():
+        want, margin = reference.run(folder, ids, labels, width)
         if name == "fp64":
             exact = want
         got = forward(folder, f"{folder}/ids.st", f"{folder}/out.st", "--grads", "--dtype", name)
@@ -118,11 +119,11 @@ def check_steps(case, folder, count):
     yield f"bf16 {count} steps' losses {off:.1e}", [] if off <= BF16_LOSS else [f"off by {off:.1e}, allowed {BF16_LOSS:.0e}"]
 
 
-def check(case, loose=False):
+def check(of, case, loose=False):
     print(f"{case.name}: {case.dtype}, seed {case.seed}", flush=True)
     good = True
     with tempfile.TemporaryDirectory() as folder:
-        reference.make_folder(folder, case)
+        reference.make_folder(folder, of, case)
         try:
             for part in (check_forward(case, folder, loose), () if loose else check_steps(case, folder, 10)):
                 for line, wrong in part:
@@ -140,15 +141,20 @@ def check(case, loose=False):
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--random", type=int, metavar="N", help="N random models instead of the five of cases.py")
+    parse.add_argument("model_type", nargs="*", default=FAMILIES, help="families; all of them if none is named")
+    parse.add_argument("--random", type=int, metavar="N", help="N random models instead of the family's cases")
     parse.add_argument("--seed", type=int, default=0)
     args = parse.parse_args()
-    if args.random:
-        results = [check(c, loose=True) for c in random_cases(args.random, args.seed)]
-    else:
-        results = [check(c) for c in CASES]
-    print(f"{sum(results)} of {len(results)} models agree with transformers {reference.transformers.__version__}")
-    return 0 if all(results) else 1
+    good = True
+    for model_type in args.model_type:
+        of, r = family(model_type), random.Random(args.seed)
+        if args.random:
+            results = [check(of, of.random_case(r, f"random {args.seed}.{i}"), loose=True) for i in range(args.random)]
+        else:
+            results = [check(of, c) for c in of.cases]
+        print(f"{model_type}: {sum(results)} of {len(results)} models agree with transformers {reference.transformers.__version__}")
+        good = good and all(results)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+#include "models/frame.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "models/rope.h"
+
+namespace conclave::models {
+namespace {
+
+// torch.nn.Embedding's padding_idx: negative ones count from the end of the vocabulary.
+int64_t read_padding(const Keys& k, int64_t vocab) {
+  const auto* v = k.find({"pad_token_id"});
+  if (!v) return -1;
+  if (!v->is_number_integer() || v->get<int64_t>() < -vocab || v->get<int64_t>() >= vocab)
+    k.refuse("pad_token_id",
+             "expected a token below vocab_size = " + std::to_string(vocab) + ", got " + v->dump());
+  return (v->get<int64_t>() + vocab) % vocab;
+}
+
+}  // namespace
+
+Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& otherwise)
+    : hidden(k.count({"hidden_size"})),
+      layers(k.count({"num_hidden_layers"})),
+      vocab(k.count({"vocab_size"})),
+      heads(k.count({"num_attention_heads"})),
+      kv_heads(k.count({"num_key_value_heads"}, otherwise.kv_heads ? otherwise.kv_heads : heads)),
+      head_dim(k.count({"head_dim"}, otherwise.head_dim ? otherwise.head_dim
+                                                        : std::max<int64_t>(hidden / heads, 1))),
+      max_positions(k.count({"max_position_embeddings"}, otherwise.max_positions)),
+      experts(k.count({"num_local_experts", "num_experts", "n_routed_experts"})),
+      top_k(k.count({"num_experts_per_tok"})),
+      ffn(k.count({otherwise.ffn})),
+      padding(read_padding(k, vocab)),
+      eps(k.number({"rms_norm_eps"}, otherwise.eps)),
+      initializer_range(k.number({"initializer_range"}, 0.02)),
+      aux_coef(options.aux_coef < 0 ? k.number({"router_aux_loss_coef"}, otherwise.aux_coef)
+                                    : options.aux_coef),
+      tied(k.flag("tie_word_embeddings", false)),
+      biases(k.flag("attention_bias", otherwise.biases)),
+      renormalise(k.flag("norm_topk_prob", otherwise.renormalise)) {
+  if (heads % kv_heads)
+    k.refuse("num_key_value_heads", "expected a divisor of num_attention_heads");
+  if (top_k > experts)
+    k.refuse("num_experts_per_tok", "expected at most num_experts = " + std::to_string(experts));
+  if (!(eps > 0)) k.refuse("rms_norm_eps", "expected a number above 0");
+  if (k.text({"hidden_act"}, "silu") != "silu")
+    k.refuse("hidden_act", "expected silu; others are not supported");
+  if (k.number({"attention_dropout"}, 0) != 0)
+    k.refuse("attention_dropout", "expected 0; dropout is not supported");
+}
+
+double Frame::scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
+
+nn::LayerFacts Frame::facts() const {
+  nn::LayerFacts f;
+  f.heads = heads, f.kv_heads = kv_heads, f.head_dim = head_dim;
+  f.attention_biases = biases;
+  f.experts = experts, f.top_k = top_k, f.ffn = ffn;
+  return f;
+}
+
+ops::RotaryTable Frame::rotary(const Keys& k, int64_t dim, const ops::RopeConfig& otherwise,
+                               at::ScalarType dtype) const {
+  if (dim % 2)
+    k.refuse("head_dim", "expected an even number (rotary pairs), got " + std::to_string(dim));
+  return ops::rotary_table(max_positions, dim, read_rope(k, otherwise), dtype);
+}
+
+nn::Decoder assemble(const Frame& frame, const std::string& model_type, at::ScalarType dtype,
+                     const std::function<nn::LayerFacts(int)>& facts,
+                     const std::function<std::unique_ptr<nn::Block>(int, nn::Weights)>& block) {
+  nn::Decoder d;
+  d.model_type = model_type;
+  d.model_file = "src/models/" + model_type + ".cpp";
+  d.vocab = frame.vocab, d.hidden = frame.hidden, d.max_positions = frame.max_positions;
+  d.padding = frame.padding;
+  d.norm_eps = frame.eps, d.initializer_range = frame.initializer_range, d.tied = frame.tied;
+  d.begin(dtype);
+  for (int i = 0; i < frame.layers; ++i) {
+    const std::string unit = "layers." + std::to_string(i);
+    nn::Layer layer;
+    layer.name = "model." + unit;
+    layer.facts = facts(i);
+    layer.dense = &d.add_unit(unit + ".dense", dtype);
+    if (layer.facts.experts > 0) layer.experts = &d.add_unit(unit + ".experts", dtype);
+    if (layer.facts.correction_bias)
+      layer.router = &d.add_unit(unit + ".router", dtype, /*trained=*/false);
+    layer.block =
+        block(i, nn::Weights(layer.name + ".", *layer.dense, layer.experts, layer.router));
+    d.layers.push_back(std::move(layer));
+  }
+  d.finish(dtype);
+  return d;
+}
+
+}  // namespace conclave::models
