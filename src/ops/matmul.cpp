@@ -129,6 +129,8 @@ void add_weight_gradients(at::Tensor& dw, const at::Tensor& dy, const at::Tensor
   });
 }
 
+at::Tensor widened(const at::Tensor& t) { return t.to(at::toOpMathType(t.scalar_type())); }
+
 }  // namespace
 
 std::vector<int64_t> expert_ends(const at::Tensor& offsets, int64_t experts, int64_t rows) {
@@ -181,6 +183,26 @@ void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tens
   if constexpr (kCudaBuild)
     if (x.is_cuda()) return cuda::linear_backward_weight_(dw, dy, x);
   add_weight_gradients(dw, dy, x, 1, out, in, {0, tokens});
+}
+
+at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& w) {
+  if constexpr (kCudaBuild)
+    if (x.is_cuda() && x.scalar_type() == at::kBFloat16) return cuda::wide_linear(x, w);
+  return linear(widened(x), widened(w));
+}
+
+at::Tensor wide_linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda() && w.scalar_type() == at::kBFloat16)
+      return cuda::wide_linear_backward_input(dy, w);
+  return linear_backward_input(dy, widened(w)).to(w.scalar_type());
+}
+
+void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda() && x.scalar_type() == at::kBFloat16)
+      return cuda::wide_linear_backward_weight_(dw, dy, x);
+  linear_backward_weight_(dw, dy, widened(x));
 }
 
 at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets) {

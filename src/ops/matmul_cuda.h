@@ -17,6 +17,11 @@ at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w);
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x);
 void column_sum_(at::Tensor sum, const at::Tensor& dy);
 
+// bf16 x and w.
+at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& w);
+at::Tensor wide_linear_backward_input(const at::Tensor& dy, const at::Tensor& w);
+void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x);
+
 // offsets [experts + 1] int32 on the device. Results from rows offsets[experts] on are not written.
 at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets);
 at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w,

@@ -51,6 +51,31 @@ TEST(LinearCuda, KeepsFp32SumsOfBf16Gradients) {
   EXPECT_LE(distance(narrow.cpu(), product.cpu()), 0x1p-7 * product.abs().max().item().toDouble());
 }
 
+Tensors wide_products(const Tensors& in) {  // x, w, dy
+  const at::ScalarType sums = wide(in[0].scalar_type());
+  at::Tensor dw = at::zeros(in[1].sizes(), in[1].options().dtype(sums));
+  const at::Tensor dy = in[2].to(sums);
+  wide_linear_backward_weight_(dw, dy, in[0]);
+  return {wide_linear(in[0], in[1]), wide_linear_backward_input(dy, in[1]), dw};
+}
+
+TEST(WideLinearCuda, RoundsNothingOnTheWay) {
+  CONCLAVE_NEEDS_CUDA();
+  for (auto dtype : kCudaTypes) {
+    const Tensors in = {normal({300, 72}, dtype, 1), normal({33, 72}, dtype, 2),
+                        normal({300, 33}, at::kFloat, 3)};
+    const Tensors got = on_cuda(wide_products)(in);
+    Tensors exact;
+    for (const at::Tensor& t : in) exact.push_back(t.to(at::kDouble));
+    exact = wide_products(exact);
+    for (size_t i : {0, 2})
+      EXPECT_LE(distance(got[i], exact[i]), 2e-5 * exact[i].abs().max().item().toDouble()) << i;
+    EXPECT_EQ(got[1].scalar_type(), dtype);
+    EXPECT_LE(distance(got[1], exact[1]),
+              (dtype == at::kFloat ? 1e-5 : 0x1p-8) * exact[1].abs().max().item().toDouble());
+  }
+}
+
 // Offsets as each device wants them.
 at::Tensor offsets_for(const std::vector<int64_t>& offsets, const at::Tensor& like) {
   const at::Tensor o = at::tensor(offsets);
