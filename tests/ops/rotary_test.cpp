@@ -34,12 +34,17 @@ Tensors inputs(Case c, at::ScalarType dtype) {  // x, dy, positions
           normal({c.tokens, c.heads, c.head_dim}, dtype, 2), whole({c.tokens}, 100, 3)};
 }
 
-Op ours(Case c, const RotaryTable& table) {
-  return [=](const Tensors& in) -> Tensors {
-    return {rotary(in[0], in[2], table, c.form, c.passed),
-            rotary_backward(in[1], in[2], table, c.form, c.passed)};
-  };
-}
+struct RotaryOp : EachDevice {
+  Op ours(const RotaryTable& table, RotaryForm form = RotaryForm::half, int64_t passed = 0) const {
+    const RotaryTable there{here(table.cos), here(table.sin)};
+    return here([=](const Tensors& in) -> Tensors {
+      return {rotary(in[0], in[2], there, form, passed),
+              rotary_backward(in[1], in[2], there, form, passed)};
+    });
+  }
+  Op ours(Case c, const RotaryTable& table) const { return ours(table, c.form, c.passed); }
+};
+ON_EACH_DEVICE(RotaryOp);
 
 // The halves of pairs of x [tokens, heads, dim], each [tokens, heads, dim / 2].
 std::pair<at::Tensor, at::Tensor> pairs(const at::Tensor& x, RotaryForm form) {
@@ -69,7 +74,7 @@ Op aten(Case c, const RotaryTable& table) {
   };
 }
 
-TEST(Rotary, EqualsAtenInValueAndGradient) {
+TEST_P(RotaryOp, EqualsAtenInValueAndGradient) {
   for (auto c : kCases)
     for (auto dtype : kTypes) {
       SCOPED_TRACE(::testing::Message() << c.tokens << " x " << c.heads << " x " << c.head_dim
@@ -79,7 +84,7 @@ TEST(Rotary, EqualsAtenInValueAndGradient) {
     }
 }
 
-TEST(Rotary, HasTheSameBitsOnAnyNumberOfThreads) {
+TEST_P(RotaryOp, HasTheSameBitsOnAnyNumberOfThreads) {
   for (auto c : kCases)
     for (auto dtype : kTypes)
       expect_same_bits_on_any_threads([&] {
@@ -88,6 +93,40 @@ TEST(Rotary, HasTheSameBitsOnAnyNumberOfThreads) {
         out.insert(out.end(), {table.cos, table.sin});
         return out;
       });
+}
+
+// Interleaved pairs, and elements that are passed on: what one device makes of them the other does.
+TEST_P(RotaryOp, FormsAndPassedElementsAreTheHalfFormOnMovedElements) {
+  for (auto c : kCases)
+    for (auto dtype : kTypes)
+      for (int64_t passed : {0, 2, 16}) {
+        SCOPED_TRACE(::testing::Message() << c.tokens << " x " << c.heads << " x " << c.head_dim
+                                          << " " << dtype << ", passed " << passed);
+        if (passed >= c.head_dim || (c.head_dim - passed) % 2) continue;
+        const int64_t dim = c.head_dim - passed;
+        const RotaryTable table = rotary_table(100, dim, {.theta = 1e4}, dtype);
+        const Tensors in = inputs(c, dtype);
+        // Even elements to the first half, odd ones to the second.
+        auto apart = [&](const at::Tensor& x) {
+          return x.view({c.tokens, c.heads, dim / 2, 2})
+              .transpose(2, 3)
+              .contiguous()
+              .view({c.tokens, c.heads, dim});
+        };
+        const at::Tensor x = in[0].slice(2, passed).contiguous(),
+                         dy = in[1].slice(2, passed).contiguous();
+        const Tensors half = ours(table, RotaryForm::half, passed)(in),
+                      pairs = ours(table, RotaryForm::interleaved, passed)(in),
+                      plain = ours(table)({x, dy, in[2]}),
+                      moved = ours(table)({apart(x), apart(dy), in[2]});
+        for (size_t i = 0; i < 2; ++i) {
+          EXPECT_TRUE(same_bits(half[i].slice(2, passed).contiguous(), plain[i]));
+          EXPECT_TRUE(same_bits(apart(pairs[i].slice(2, passed).contiguous()), moved[i]));
+          for (const at::Tensor& y : {half[i], pairs[i]})
+            EXPECT_TRUE(same_bits(y.slice(2, 0, passed).contiguous(),
+                                  in[i].slice(2, 0, passed).contiguous()));
+        }
+      }
 }
 
 TEST(RotaryTable, HasTheReferencesRoundingsInFp32AndNoneInFp64) {
