@@ -72,8 +72,8 @@ void print_share(const RankShare& s, const BenchmarkConfig& c) {
   const std::vector<std::string> again(s.run.recompute.begin(), s.run.recompute.end());
   std::printf("made again  %s\n", again.empty() ? "nothing" : join(again, ", ").c_str());
   std::printf(
-      "left out    all-to-all, weights' traffic, pipeline bubble, differences of load "
-      "between ranks\n");
+      "left out    all-to-all, weights' traffic, pipeline bubble and other micro-batches in flight, "
+      "differences of load between ranks\n");
   std::printf("\n# Memory, limit %s\n%s", bytes(static_cast<double>(s.limit)).c_str(),
               s.forecast.table().c_str());
 }
@@ -97,6 +97,11 @@ Figures measure(const RankShare& s, const BenchmarkConfig& c) {
   }
   f.parts = timer.seconds();
   for (auto& [name, seconds] : f.parts) seconds /= static_cast<double>(c.steps);
+  if (!c.profile.empty()) {
+    PartTrace trace;
+    run.step(c.warmup + c.steps);
+    write_file_atomic(c.profile, trace.json());
+  }
   f.rows_per_token = run.rows_per_token();
   f.peak = peak_resident_memory();
   f.gemm = gemm_rate(1024);
