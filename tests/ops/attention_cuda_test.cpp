@@ -85,7 +85,9 @@ TEST(AttentionCuda, HasTheSameBitsInDeterministicMode) {
     for (int i = 0; i < 3; ++i) {
       const Tensors other = moved(attend(c)(in), at::kCPU);
       for (size_t j = 0; j < one.size(); ++j)
-        if (one[j].defined()) EXPECT_TRUE(same_bits(one[j], other[j])) << "result " << j;
+        if (one[j].defined()) {
+          EXPECT_TRUE(same_bits(one[j], other[j])) << "result " << j;
+        }
     }
   }
   at::globalContext().setDeterministicAlgorithms(before, /*warn_only=*/false);
