@@ -98,8 +98,12 @@ TEST_P(RotaryOp, FormsAndPassedElementsAreTheHalfFormOnMovedElements) {
                       plain = ours(table)({x, dy, in[2]}),
                       moved = ours(table)({apart(x), apart(dy), in[2]});
         for (size_t i = 0; i < 2; ++i) {
-          EXPECT_TRUE(same_bits(half[i].slice(2, passed).contiguous(), plain[i]));
-          EXPECT_TRUE(same_bits(apart(pairs[i].slice(2, passed).contiguous()), moved[i]));
+          // Sums of two products, of which either may be fused: a rounding of up to 8.
+          const double apart_by = dtype == at::kDouble  ? 0x1p-49
+                                  : dtype == at::kFloat ? 0x1p-20
+                                                        : 0x1p-5;
+          EXPECT_LE(distance(half[i].slice(2, passed), plain[i]), apart_by);
+          EXPECT_LE(distance(apart(pairs[i].slice(2, passed).contiguous()), moved[i]), apart_by);
           for (const at::Tensor& y : {half[i], pairs[i]})
             EXPECT_TRUE(same_bits(y.slice(2, 0, passed).contiguous(),
                                   in[i].slice(2, 0, passed).contiguous()));
