@@ -156,6 +156,14 @@ void print_summary(const PretrainConfig& c, const std::string& config_path, cons
     std::printf("Go on with the same command: conclave pretrain %s\n", config_path.c_str());
 }
 
+// Whether the run that came to `step` in this folder ended: its summary is the last that it writes.
+bool is_finished(const std::string& output, int64_t step) {
+  const std::string path = output + "/summary.json";
+  if (!path_exists(path)) return false;
+  const nlohmann::json summary = read_json(path);
+  return summary.value("finished", false) && summary.value("steps", int64_t{-1}) == step;
+}
+
 }  // namespace
 
 int pretrain(const std::string& config_path, const std::vector<std::string>& sets, bool dry_run) {
@@ -194,7 +202,7 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   } else {
     fill_new(m, optimizer, static_cast<uint64_t>(c.seed));
   }
-  if (state.step >= c.steps) {
+  if (state.step >= c.steps && is_finished(c.output, state.step)) {
     log_info("nothing to do: " + resume + " is at step " + std::to_string(state.step) + " of " +
              std::to_string(c.steps));
     return 0;

@@ -48,6 +48,8 @@ struct LoopResult {
 };
 
 // Runs from `state` to config.steps or until a stop is requested; saves at the end in either case.
+// A state that is at the end already (its run was killed after its last save) is only tidied up and
+// validated.
 // Throws what saving throws.
 LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state);
 
