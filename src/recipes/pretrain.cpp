@@ -99,7 +99,7 @@ void check_same_model(const nlohmann::json& ours, const std::string& checkpoint)
 // What config.json of a checkpoint says beside the architecture's own keys.
 nlohmann::json config_to_save(nlohmann::json config, const nn::Decoder& decoder,
                               const std::string& dtype, int32_t eos) {
-  config["model_type"] = decoder.model_type;
+  if (!config.contains("model_type")) config["model_type"] = decoder.model_type;
   config.erase("torch_dtype");
   config["dtype"] = dtype == "bf16" ? "bfloat16" : dtype == "fp64" ? "float64" : "float32";
   config["eos_token_id"] = eos;
@@ -156,6 +156,14 @@ void print_summary(const PretrainConfig& c, const std::string& config_path, cons
     std::printf("Go on with the same command: conclave pretrain %s\n", config_path.c_str());
 }
 
+// Whether the run that came to `step` in this folder ended: its summary is the last that it writes.
+bool is_finished(const std::string& output, int64_t step) {
+  const std::string path = output + "/summary.json";
+  if (!path_exists(path)) return false;
+  const nlohmann::json summary = read_json(path);
+  return summary.value("finished", false) && summary.value("steps", int64_t{-1}) == step;
+}
+
 }  // namespace
 
 int pretrain(const std::string& config_path, const std::vector<std::string>& sets, bool dry_run) {
@@ -166,12 +174,15 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   use_threads(c.threads);
   const at::ScalarType dtype = parse_dtype(c.dtype, "dtype");
   const ModelChoice choice = choose_model(c, source);
+  if (c.model.bias_update_rate)
+    check_bias_update(source, describe_model(choice.config, choice.from, dtype,
+                                             router_coefs(c.model), choice.places));
   if (dry_run) return print_dry_run(c, choice, config_path);
 
   install_stop_handlers();
   const std::string resume = resume_from(c, source);
-  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true,
-                       c.model.aux_coef.value_or(-1), choice.places);
+  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true, router_coefs(c.model),
+                       choice.places);
   Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
   const nlohmann::json saved_config = config_to_save(m.config, *m.decoder, c.dtype, d.corpus.eos);
@@ -191,7 +202,7 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   } else {
     fill_new(m, optimizer, static_cast<uint64_t>(c.seed));
   }
-  if (state.step >= c.steps) {
+  if (state.step >= c.steps && is_finished(c.output, state.step)) {
     log_info("nothing to do: " + resume + " is at step " + std::to_string(state.step) + " of " +
              std::to_string(c.steps));
     return 0;
@@ -202,7 +213,8 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   train::LoopConfig loop{.steps = c.steps,
                          .rows = c.batch.rows,
                          .micro_rows = c.batch.micro_rows,
-                         .clip_norm = c.clip_norm};
+                         .clip_norm = c.clip_norm,
+                         .bias_rate = c.model.bias_update_rate.value_or(0.001)};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.validate_every = c.validation.every;
   loop.checkpoint_every = c.checkpoint.every;
