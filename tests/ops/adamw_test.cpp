@@ -128,7 +128,7 @@ TEST_P(AdamWOp, Bf16StatesAreRoundedAfterAStepInFp32) {
           const at::Tensor w = normal({n}, at::kFloat, 2).to(at::kBFloat16),
                            m = normal({n}, moments, 3), v = normal({n}, moments, 4).square(),
                            g = normal({n}, gradients, 5);
-          State exact{w.to(at::kFloat), m.to(at::kFloat), v.to(at::kFloat)};
+          State exact{w.to(at::kFloat), m.to(at::kFloat).clone(), v.to(at::kFloat).clone()};
           adamw_(exact.w, exact.m, exact.v, g.to(at::kFloat), ranges, step_of(3));
           State ours = here({w, m, v});
           at::Tensor lo = place(at::zeros({n}, at::kShort));
