@@ -10,7 +10,7 @@ ctest=$(dirname "$conclave_cmake")/ctest
 summary=$dir/ctest_summary.txt
 
 "$ctest" --test-dir "$dir" --output-on-failure --parallel 2 "$@" |
-  awk -v summary="$summary" '/tests passed, / { at_end = 1 } at_end { print > summary; next } { print; fflush() }'
+  awk -v summary="$summary" '/% tests passed/ { at_end = 1 } at_end { print > summary; next } { print; fflush() }'
 status=${PIPESTATUS[0]}
 
 # A whole test says why in its output; one case of a GoogleTest program says it after "Skipped".

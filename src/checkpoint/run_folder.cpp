@@ -125,13 +125,18 @@ void RunFolder::remove_leftovers() const {
 void RunFolder::save(int64_t step, const FolderContents& contents, bool best) {
   TORCH_CHECK(step >= 0, "RunFolder: expected step >= 0, got ", step);
   save_folder(step_path(step), contents);
-  fault_point("save/before_latest");
-  replace_link(path_ / "latest", step_name(step));
-  fault_point("save/after_latest");
   if (best) {
+    fault_point("save/before_best");
     replace_link(path_ / "best", step_name(step));
     fault_point("save/after_best");
   }
+  fault_point("save/before_latest");
+  replace_link(path_ / "latest", step_name(step));
+  fault_point("save/after_latest");
+  retire_old(step);
+}
+
+void RunFolder::retire_old(int64_t step) const {
   const std::vector<int64_t> steps = steps_in(path_);
   const int64_t best_step = linked_step(path_ / "best");
   int kept = 0;

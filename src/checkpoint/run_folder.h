@@ -37,11 +37,15 @@ class RunFolder {
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path step_path(int64_t step) const;
 
-  // Writes step-N, then points `latest` (and, if `best`, that link too) at it, then removes older
-  // checkpoints: of those with steps up to N the newest keep_last stay, and what `best` names.
+  // Writes step-N, then points `best` (if it is) and `latest` at it, in this order, so that whoever
+  // goes on from `latest` finds `best` right; then does retire_old(N).
   // Checkpoints with later steps (of a run that was set back) are not touched until they are saved
   // again. A RunError before `latest` moved leaves all earlier checkpoints as they were.
   void save(int64_t step, const FolderContents& contents, bool best = false);
+
+  // Removes older checkpoints: of those with steps up to N the newest keep_last stay, and what
+  // `best` names.
+  void retire_old(int64_t step) const;
 
  private:
   void remove_leftovers() const;

@@ -39,10 +39,10 @@ void save_folder(const std::filesystem::path& target, const FolderContents& cont
 // (run_folder.h). between_renames is passed where the file system cannot exchange two names
 // (staging.h).
 inline constexpr std::array kSaveFaultPoints = {
-    "save/after_mkdir",   "save/after_write",     "save/after_fsync",  "save/after_manifest",
-    "save/before_rename", "save/between_renames", "save/after_rename", "save/after_old_removed",
-    "save/before_latest", "save/after_latest",    "save/after_best",   "save/after_retire",
-    "save/after_removal",
+    "save/after_mkdir",   "save/after_write",     "save/after_fsync",   "save/after_manifest",
+    "save/before_rename", "save/between_renames", "save/after_rename",  "save/after_old_removed",
+    "save/before_best",   "save/after_best",      "save/before_latest", "save/after_latest",
+    "save/after_retire",  "save/after_removal",
 };
 
 }  // namespace conclave::checkpoint

@@ -91,16 +91,55 @@ void each_piece(int64_t n, std::span<const int64_t> ranges, const F& f) {
   });
 }
 
-template <class T>
+void check_operands(const at::Tensor& w, const at::Tensor& m, const at::Tensor& v,
+                    const at::Tensor& g, std::span<const int64_t> decay_ranges) {
+  const int64_t n = w.numel();
+  CHECK_SHAPE(w, n);
+  CHECK_SHAPE(m, n);
+  CHECK_SHAPE(v, n);
+  CHECK_SHAPE(g, n);
+  CHECK_DTYPE(v, m.scalar_type());
+  check_ranges(decay_ranges, n);
+}
+
+// W in memory and M of the moments; computed in the gradient's type.
+template <class W, class M, class T>
 void update_all(at::Tensor& w_, at::Tensor& m_, at::Tensor& v_, const at::Tensor& g_,
                 std::span<const int64_t> ranges, const AdamWStep& step) {
-  T *w = w_.data_ptr<T>(), *m = m_.data_ptr<T>(), *v = v_.data_ptr<T>();
+  W* w = w_.data_ptr<W>();
+  M *m = m_.data_ptr<M>(), *v = v_.data_ptr<M>();
   const T* g = g_.const_data_ptr<T>();
   const Scalars<T> s(step);
   each_piece(w_.numel(), ranges, [=](int64_t begin, int64_t end, bool decays) {
     const T keep = decays ? s.keep : T(1);
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) w[i] = update(w[i], m[i], v[i], g[i], keep, s);
+    for (int64_t i = begin; i < end; ++i) {
+      T mi = static_cast<T>(m[i]), vi = static_cast<T>(v[i]);
+      w[i] = static_cast<W>(update(static_cast<T>(w[i]), mi, vi, g[i], keep, s));
+      m[i] = static_cast<M>(mi), v[i] = static_cast<M>(vi);
+    }
+  });
+}
+
+template <class M>
+void update_split(at::Tensor& hi, at::Tensor& lo, at::Tensor& m_, at::Tensor& v_,
+                  const at::Tensor& g_, std::span<const int64_t> ranges, const AdamWStep& step) {
+  auto* h = static_cast<uint16_t*>(hi.data_ptr());
+  auto* l = lo.data_ptr<int16_t>();
+  M *m = m_.data_ptr<M>(), *v = v_.data_ptr<M>();
+  const float* g = g_.const_data_ptr<float>();
+  const Scalars<float> s(step);
+  each_piece(hi.numel(), ranges, [=](int64_t begin, int64_t end, bool decays) {
+    const float keep = decays ? s.keep : 1.0f;
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      float mi = static_cast<float>(m[i]), vi = static_cast<float>(v[i]);
+      const float w = update(std::bit_cast<float>(join(h[i], l[i])), mi, vi, g[i], keep, s);
+      const Halves halves = split(std::bit_cast<uint32_t>(w));
+      h[i] = halves.hi;
+      l[i] = halves.lo;
+      m[i] = static_cast<M>(mi), v[i] = static_cast<M>(vi);
+    }
   });
 }
 
@@ -108,52 +147,36 @@ void update_all(at::Tensor& w_, at::Tensor& m_, at::Tensor& v_, const at::Tensor
 
 void adamw_(at::Tensor w, at::Tensor m, at::Tensor v, const at::Tensor& g,
             std::span<const int64_t> decay_ranges, const AdamWStep& s) {
-  const int64_t n = w.numel();
-  CHECK_SHAPE(w, n);
-  CHECK_SHAPE(m, n);
-  CHECK_SHAPE(v, n);
-  CHECK_SHAPE(g, n);
+  check_operands(w, m, v, g, decay_ranges);
+  if (w.scalar_type() == at::kBFloat16) {
+    CHECK_DTYPE(g, at::kFloat);
+    if (m.scalar_type() == at::kBFloat16)
+      return update_all<at::BFloat16, at::BFloat16, float>(w, m, v, g, decay_ranges, s);
+    CHECK_DTYPE(m, at::kFloat);
+    return update_all<at::BFloat16, float, float>(w, m, v, g, decay_ranges, s);
+  }
   TORCH_CHECK(w.scalar_type() == at::kFloat || w.scalar_type() == at::kDouble,
-              "w: expected float or double, got ", w.scalar_type());
+              "w: expected float, double or bfloat16, got ", w.scalar_type());
   CHECK_DTYPE(m, w.scalar_type());
-  CHECK_DTYPE(v, w.scalar_type());
   CHECK_DTYPE(g, w.scalar_type());
-  check_ranges(decay_ranges, n);
   if (w.scalar_type() == at::kDouble)
-    update_all<double>(w, m, v, g, decay_ranges, s);
+    update_all<double, double, double>(w, m, v, g, decay_ranges, s);
   else
-    update_all<float>(w, m, v, g, decay_ranges, s);
+    update_all<float, float, float>(w, m, v, g, decay_ranges, s);
 }
 
 void adamw_split_(at::Tensor hi, at::Tensor lo, at::Tensor m, at::Tensor v, const at::Tensor& g,
                   std::span<const int64_t> decay_ranges, const AdamWStep& step) {
   const int64_t n = hi.numel();
-  CHECK_SHAPE(hi, n);
+  check_operands(hi, m, v, g, decay_ranges);
   CHECK_DTYPE(hi, at::kBFloat16);
   CHECK_SHAPE(lo, n);
   CHECK_DTYPE(lo, at::kShort);
-  CHECK_SHAPE(m, n);
-  CHECK_DTYPE(m, at::kFloat);
-  CHECK_SHAPE(v, n);
-  CHECK_DTYPE(v, at::kFloat);
-  CHECK_SHAPE(g, n);
   CHECK_DTYPE(g, at::kFloat);
-  check_ranges(decay_ranges, n);
-  auto* h = static_cast<uint16_t*>(hi.data_ptr());
-  auto* l = lo.data_ptr<int16_t>();
-  float *mp = m.data_ptr<float>(), *vp = v.data_ptr<float>();
-  const float* gp = g.const_data_ptr<float>();
-  const Scalars<float> s(step);
-  each_piece(n, decay_ranges, [=](int64_t begin, int64_t end, bool decays) {
-    const float keep = decays ? s.keep : 1.0f;
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      const float w = update(std::bit_cast<float>(join(h[i], l[i])), mp[i], vp[i], gp[i], keep, s);
-      const Halves halves = split(std::bit_cast<uint32_t>(w));
-      h[i] = halves.hi;
-      l[i] = halves.lo;
-    }
-  });
+  if (m.scalar_type() == at::kBFloat16)
+    return update_split<at::BFloat16>(hi, lo, m, v, g, decay_ranges, step);
+  CHECK_DTYPE(m, at::kFloat);
+  update_split<float>(hi, lo, m, v, g, decay_ranges, step);
 }
 
 void split_master(const at::Tensor& master, at::Tensor hi, at::Tensor lo) {

@@ -17,6 +17,7 @@
 #include "recipes/dry_run.h"
 #include "recipes/model_io.h"
 #include "recipes/pretrain_config.h"
+#include "recipes/shape.h"
 #include "recipes/threads.h"
 #include "train/loop.h"
 
@@ -97,7 +98,7 @@ void check_same_model(const nlohmann::json& ours, const std::string& checkpoint)
 }
 
 nlohmann::json summary_of(const PretrainConfig& c, const Data& d, const train::TrainState& state,
-                          const train::LoopResult& r) {
+                          const train::LoopResult& r, const plan::MemoryForecast& memory) {
   nlohmann::json s;
   s["steps"] = state.step;
   s["finished"] = !r.stopped;
@@ -119,6 +120,7 @@ nlohmann::json summary_of(const PretrainConfig& c, const Data& d, const train::T
   s["seconds"] = r.seconds;
   s["tokens_per_second"] = r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0.0;
   s["peak_memory_bytes"] = peak_resident_memory();
+  s["forecast_memory_bytes"] = memory.total();
   return s;
 }
 
@@ -138,12 +140,22 @@ void print_summary(const PretrainConfig& c, const std::string& config_path, cons
   std::printf("  speed            %s over %s\n",
               human_rate(number("tokens_per_second"), "tokens").c_str(),
               human_duration(number("seconds")).c_str());
-  std::printf("  peak memory      %s\n", human_bytes(number("peak_memory_bytes")).c_str());
+  std::printf("  peak memory      %s, forecast %s\n",
+              human_bytes(number("peak_memory_bytes")).c_str(),
+              human_bytes(number("forecast_memory_bytes")).c_str());
   std::printf("  checkpoint       %s\n", checkpoint.c_str());
   if (s.at("finished").get<bool>())
     std::printf("Next: conclave generate --model %s/latest --prompt \"...\"\n", c.output.c_str());
   else
     std::printf("Go on with the same command: conclave pretrain %s\n", config_path.c_str());
+}
+
+// Whether the run that came to `step` in this folder ended: its summary is the last that it writes.
+bool is_finished(const std::string& output, int64_t step) {
+  const std::string path = output + "/summary.json";
+  if (!path_exists(path)) return false;
+  const nlohmann::json summary = read_json(path);
+  return summary.value("finished", false) && summary.value("steps", int64_t{-1}) == step;
 }
 
 }  // namespace
@@ -154,14 +166,18 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   const ConfigSource& source = config.source;
   check_pretrain(c, source);
   use_threads(c.threads);
+  return_large_blocks();
   const at::ScalarType dtype = parse_dtype(c.dtype, "dtype");
   const ModelChoice choice = choose_model(c, source);
+  if (c.model.bias_update_rate)
+    check_bias_update(source, describe_model(choice.config, choice.from, dtype,
+                                             router_coefs(c.model), choice.places));
   if (dry_run) return print_dry_run(c, choice, config_path);
 
   install_stop_handlers();
   const std::string resume = resume_from(c, source);
-  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true,
-                       c.model.aux_coef.value_or(-1), choice.places);
+  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true, router_coefs(c.model),
+                       choice.places);
   Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
   nlohmann::json config_to_save = saved_config(m.config, *m.decoder, dtype);
@@ -182,18 +198,25 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   } else {
     fill_new(m, optimizer, static_cast<uint64_t>(c.seed));
   }
-  if (state.step >= c.steps) {
+  if (state.step >= c.steps && is_finished(c.output, state.step)) {
     log_info("nothing to do: " + resume + " is at step " + std::to_string(state.step) + " of " +
              std::to_string(c.steps));
     return 0;
   }
 
+  const plan::MemoryForecast memory = forecast(
+      c, shape_of(*m.decoder),
+      data_bytes(*d.corpus.train, d.train) + data_bytes(*d.corpus.validation, d.validation));
+  log_info(format("memory: %s will be needed, %s are free",
+                  human_bytes(static_cast<double>(memory.total())).c_str(),
+                  human_bytes(static_cast<double>(available_memory())).c_str()));
   checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last));
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
   train::LoopConfig loop{.steps = c.steps,
                          .rows = c.batch.rows,
                          .micro_rows = c.batch.micro_rows,
-                         .clip_norm = c.clip_norm};
+                         .clip_norm = c.clip_norm,
+                         .bias_rate = c.model.bias_update_rate.value_or(0.001)};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.validate_every = c.validation.every;
   loop.checkpoint_every = c.checkpoint.every;
@@ -207,7 +230,7 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
     contents.files = companions;
   };
   const auto result = train::run_loop(loop, parts, state);
-  const auto summary = summary_of(c, d, state, result);
+  const auto summary = summary_of(c, d, state, result, memory);
   write_file_atomic(c.output + "/summary.json", summary.dump(2) + "\n");
   print_summary(c, config_path, summary, folder.step_path(state.step).string());
   return result.stopped ? 75 : 0;

@@ -26,7 +26,8 @@ class Loop {
       : config_(config),
         parts_(parts),
         state_(state),
-        metrics_(parts.folder.path().string(), state.step) {}
+        metrics_(parts.folder.path().string(), state.step),
+        saved_step_(state.step) {}
 
   LoopResult run() {
     while (state_.step < config_.steps && !stop_requested()) {
@@ -38,8 +39,9 @@ class Loop {
       if (saving && !last) save();
     }
     result_.stopped = state_.step < config_.steps;
-    if (saved_step_ != state_.step && state_.step > 0) save();
+    if (saved_step_ != state_.step) save();
     writer_.finish();
+    if (result_.tokens == 0) finish_the_dead();
     result_.seconds = timer_.seconds();
     return result_;
   }
@@ -58,7 +60,10 @@ class Loop {
     const double lr = config_.lr(state_.step + 1);
     const StepResult r =
         step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer, std::move(batches),
-             {.lr = lr, .clip_norm = config_.clip_norm, .recompute = config_.recompute});
+             {.lr = lr,
+              .clip_norm = config_.clip_norm,
+              .recompute = config_.recompute,
+              .bias_rate = config_.bias_rate});
     state_.step += 1;
     state_.sample += config_.rows;
     if (r.skipped) {
@@ -107,6 +112,15 @@ class Loop {
                           result_.last_validation));
   }
 
+  // No step was left to do: tells what a run that was killed after its last save would have told.
+  void finish_the_dead() {
+    parts_.folder.retire_old(state_.step);
+    if (metrics_.last().contains("loss") && metrics_.last()["loss"].is_number())
+      result_.last_loss = metrics_.last()["loss"];
+    if (parts_.validation && !result_.stopped)
+      result_.last_validation = validate(parts_, config_.micro_rows);
+  }
+
   void save() {
     const bool best = parts_.validation && result_.last_validation > 0 &&
                       line_.contains("validation_loss") &&
@@ -131,7 +145,7 @@ class Loop {
   nlohmann::json line_;
   Timer timer_;
   double rate_ = 0;
-  int64_t saved_step_ = -1;
+  int64_t saved_step_;
 };
 
 }  // namespace

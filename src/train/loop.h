@@ -19,6 +19,7 @@ struct LoopConfig {
   int64_t rows = 16;        // packed rows a step
   int64_t micro_rows = 16;  // of them at once
   double clip_norm = 1;
+  double bias_rate = 0;  // of the routers' correction biases
   std::set<std::string> recompute;
   int64_t validate_every = 0;              // 0: at the end only
   int64_t checkpoint_every = 0;            // 0: at the end only
@@ -47,6 +48,8 @@ struct LoopResult {
 };
 
 // Runs from `state` to config.steps or until a stop is requested; saves at the end in either case.
+// A state that is at the end already (its run was killed after its last save) is only tidied up and
+// validated.
 // Throws what saving throws.
 LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state);
 

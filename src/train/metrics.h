@@ -2,7 +2,7 @@
 // docs/formats.md.
 #pragma once
 #include <cstdio>
-#include <nlohmann/json_fwd.hpp>
+#include <nlohmann/json.hpp>
 #include <string>
 
 namespace conclave::train {
@@ -17,9 +17,12 @@ class MetricsLog {
   MetricsLog(const MetricsLog&) = delete;
   // One line, flushed to the system. `line` has the key "step".
   void write(const nlohmann::json& line);
+  // The last line that is kept; an empty object if there is none.
+  const nlohmann::json& last() const { return last_; }
 
  private:
   std::string path_;
+  nlohmann::json last_ = nlohmann::json::object();
   std::FILE* file_ = nullptr;
 };
 

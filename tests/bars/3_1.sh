@@ -59,8 +59,9 @@ leave_chroot() { mountpoint -q "$folder/proc" && umount "$folder/proc"; mountpoi
 
 in_chroot() {
   local mirror certificates=/usr/local/share/ca-certificates
-  mirror=$(grep -rhoE -m1 '^(URIs: *|deb )https?://[^ ]+' /etc/apt/sources.list /etc/apt/sources.list.d/debian* 2>/dev/null |
+  mirror=$({ grep -rhoE '^(URIs: *|deb )https?://[^ ]+' /etc/apt/sources.list /etc/apt/sources.list.d/debian* 2>/dev/null || true; } |
     grep -oE 'https?://.*' | head -n 1)
+  [ -n "$mirror" ] || { echo "no mirror found in /etc/apt"; return 1; }
   mkdir -p "$folder"
   debootstrap --variant=minbase --include=ca-certificates,make,git,python3,python3-venv bookworm "$folder" "$mirror"
   cp /etc/apt/sources.list.d/debian* "$folder/etc/apt/sources.list.d/" 2>/dev/null && rm -f "$folder/etc/apt/sources.list"

@@ -103,6 +103,37 @@ TEST(AdamW, SplitMasterTakesTheStepsOfFp32) {
   }
 }
 
+TEST(AdamW, Bf16IsTheFp32StepRounded) {
+  const int64_t n = 5000;
+  const std::vector<int64_t> ranges{7, 4000};
+  const auto narrow = [](const at::Tensor& t) { return t.to(at::kBFloat16); };
+  State ours{narrow(normal({n}, at::kFloat, 1)), narrow(at::zeros({n})), narrow(at::zeros({n}))};
+  at::Tensor hi = ours.w.clone(), lo = at::zeros({n}, at::kShort), m = ours.m.clone(),
+             v = ours.v.clone();
+  State mixed{ours.w.clone(), at::zeros({n}), at::zeros({n})};
+  for (int64_t step = 1; step <= 5; ++step) {
+    const at::Tensor g = normal({n}, at::kFloat, 10 + static_cast<uint64_t>(step));
+    const auto widened = [](const State& s) {
+      return State{s.w.to(at::kFloat), s.m.to(at::kFloat).clone(), s.v.to(at::kFloat).clone()};
+    };
+    State expected = widened(ours), with_fp32_moments = widened(mixed),
+          master = widened({join_master(hi, lo), m, v});
+    adamw_(expected.w, expected.m, expected.v, g, ranges, step_of(step));
+    adamw_(ours.w, ours.m, ours.v, g, ranges, step_of(step));
+    EXPECT_TRUE(at::equal(ours.w, narrow(expected.w)));
+    EXPECT_TRUE(at::equal(ours.m, narrow(expected.m)));
+    EXPECT_TRUE(at::equal(ours.v, narrow(expected.v)));
+    adamw_(with_fp32_moments.w, with_fp32_moments.m, with_fp32_moments.v, g, ranges, step_of(step));
+    adamw_(mixed.w, mixed.m, mixed.v, g, ranges, step_of(step));
+    EXPECT_TRUE(at::equal(mixed.w, narrow(with_fp32_moments.w)));
+    EXPECT_TRUE(at::equal(mixed.v, with_fp32_moments.v));
+    adamw_(master.w, master.m, master.v, g, ranges, step_of(step));
+    adamw_split_(hi, lo, m, v, g, ranges, step_of(step));
+    EXPECT_TRUE(at::equal(join_master(hi, lo), master.w));
+    EXPECT_TRUE(at::equal(m, narrow(master.m)));
+  }
+}
+
 TEST(AdamW, BitsDoNotDependOnThreads) {
   const int64_t n = 200'003;
   const at::Tensor w = normal({n}, at::kFloat, 3), g = normal({n}, at::kFloat, 4);

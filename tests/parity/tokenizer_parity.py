@@ -22,6 +22,10 @@ SPECIAL = ["<|endoftext|>", "<|endoftext", "<|im_start|>", "<|im_start|>x", "<th
 SPACES = [" ", "  ", "\t", "\n", "\r\n", "\r", "\u00a0", "\u2003", "\u3000", "\u2028", "\u0085", "\u180e", "\u200b", "\x1c", "\x0b", "\x0c"]
 
 
+# What PCRE2 10.42 knows is Unicode 14; a Python that knows more cannot say which characters are newer, but it keeps 3.2.
+UNICODE = unicodedata if unicodedata.unidata_version <= "14.0.0" else unicodedata.ucd_3_2_0
+
+
 def split(pattern, behavior="Isolated", invert=False):
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}
 
@@ -104,7 +108,7 @@ def character(rng):
     if kind == 5:
         return rng.choice(SPECIAL)
     if kind == 6:
-        while unicodedata.category(c := chr(rng.randrange(0x110000))) in ("Cs", "Cn"):
+        while UNICODE.category(c := chr(rng.randrange(0x110000))) in ("Cs", "Cn"):
             pass
         return c
     return chr(rng.randrange(0x20, 0x7F)) if kind == 7 else rng.choice(["'S", "'ll", "don't", " the", "World", "12345", "é", "e\u0301"])
@@ -121,8 +125,8 @@ def texts(rng):
 
 def every_character():
     """Every character that both sides' Unicode data know, in places where its class decides; of large blocks of one kind a few."""
-    known = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ("Cs", "Cn")]
-    known = [c for c in known if ord(c) % 16 == 0 or not (unicodedata.category(c) == "Co" or "\u3400" <= c <= "\ud7a3" or c > "\U00020000")]
+    known = [c for c in map(chr, range(0x110000)) if UNICODE.category(c) not in ("Cs", "Cn")]
+    known = [c for c in known if ord(c) % 16 == 0 or not (UNICODE.category(c) == "Co" or "\u3400" <= c <= "\ud7a3" or c > "\U00020000")]
     for i in range(0, len(known), 128):
         yield "".join(f"a{c}1{c} {c}{c}'s{c}\n{c}\u0301" for c in known[i : i + 128])
 
