@@ -4,7 +4,7 @@
 // their order does not matter.
 #include <cfloat>
 
-#include "kernels/launch.h"
+#include "kernels/philox.cuh"
 #include "kernels/route.h"
 
 namespace conclave::kernels {
@@ -333,22 +333,11 @@ __global__ void balanced_kernel(int64_t* ids, int64_t pairs, int experts) {
   if (i < pairs) ids[i] = i % experts;
 }
 
-// The low 64 bits of base/random.h's philox(seed, index, stream), times n, high half:
-// conclave::below.
-__device__ uint64_t below(uint64_t n, uint64_t seed, uint64_t stream, uint64_t index) {
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32),
-           c2 = static_cast<uint32_t>(stream), c3 = static_cast<uint32_t>(stream >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t{0xD2511F53} * c0, b = uint64_t{0xCD9E8D57} * c2;
-    c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-    c1 = static_cast<uint32_t>(b);
-    c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-    c3 = static_cast<uint32_t>(a);
-    k0 += 0x9E3779B9;
-    k1 += 0xBB67AE85;
-  }
-  return __umul64hi(c0 | static_cast<uint64_t>(c1) << 32, n);
+// conclave::below: a whole number under n.
+CONCLAVE_DEVICE uint64_t below(uint64_t n, uint64_t seed, uint64_t stream, uint64_t index) {
+  uint64_t first, second;
+  philox(seed, index, stream, first, second);
+  return __umul64hi(first, n);
 }
 
 // A thread a token: Floyd's sampling, as ops/router.cpp says.
