@@ -46,7 +46,9 @@ class PartTimer final : public PartObserver {
   // Name and seconds, in the order in which parts came first; "" is what was in no part. The time
   // since the last change counts.
   std::vector<std::pair<std::string, double>> seconds();
-  void clear();
+  // What passed since the last change counts nowhere.
+  void skip() { timer_.restart(); }
+  void clear();  // forgets all
 
  private:
   Timer timer_;
