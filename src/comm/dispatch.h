@@ -50,7 +50,7 @@ class Dispatcher {
 };
 
 // One expert rank: all experts are here, rows move within the device.
-class LocalDispatcher final : public Dispatcher {
+class LocalDispatcher : public Dispatcher {
  public:
   Dispatch prepare(const at::Tensor& ids, int64_t experts) override;
   at::Tensor dispatch(const Dispatch& to, const at::Tensor& x) override;

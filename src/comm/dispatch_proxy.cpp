@@ -114,16 +114,4 @@ at::Tensor ProxyDispatcher::combine(const Dispatch& to, const at::Tensor& rows) 
   return ops::segment_sum(partial, {}, to.buffer.token_begin);
 }
 
-at::Tensor ProxyDispatcher::dispatch_weights(const Dispatch& to, const at::Tensor& weights) {
-  const int64_t tokens = to.tokens, top_k = to.top_k;
-  CHECK_SHAPE(weights, tokens, top_k);
-  return ops::gather_weights(weights, to.sent);
-}
-
-at::Tensor ProxyDispatcher::combine_weights(const Dispatch& to, const at::Tensor& dweights) {
-  const int64_t received = to.received;
-  CHECK_SHAPE(dweights, received);
-  return ops::gather_weights_backward(dweights, to.sent);
-}
-
 }  // namespace conclave::comm

@@ -7,7 +7,7 @@
 
 namespace conclave::comm {
 
-class ProxyDispatcher final : public Dispatcher {
+class ProxyDispatcher final : public LocalDispatcher {
  public:
   // `ranks` share the experts equally; this one has experts / ranks of them.
   explicit ProxyDispatcher(int64_t ranks) : ranks_(ranks) {}
@@ -21,8 +21,6 @@ class ProxyDispatcher final : public Dispatcher {
   // The reverse: one partial sum a row of the buffer, rounded to the rows' type, then added up at
   // the token.
   at::Tensor combine(const Dispatch& to, const at::Tensor& rows) override;
-  at::Tensor dispatch_weights(const Dispatch& to, const at::Tensor& weights) override;
-  at::Tensor combine_weights(const Dispatch& to, const at::Tensor& dweights) override;
 
   // Rows of the receive buffer for each token, in the mean over all layouts so far.
   double rows_per_token() const {
