@@ -115,8 +115,7 @@ class Loop {
   // No step was left to do: tells what a run that was killed after its last save would have told.
   void finish_the_dead() {
     parts_.folder.retire_old(state_.step);
-    if (metrics_.last().contains("loss") && metrics_.last()["loss"].is_number())
-      result_.last_loss = metrics_.last()["loss"];
+    result_.last_loss = metrics_.loss_before().value_or(0);
     if (parts_.validation && !result_.stopped)
       result_.last_validation = validate(parts_, config_.micro_rows);
   }

@@ -33,8 +33,10 @@ MetricsLog::MetricsLog(const std::string& folder, int64_t step) : path_(folder +
   if (std::filesystem::exists(path_)) {
     const std::string text = read_file(path_), kept = kept_lines(text, step);
     if (kept.size() != text.size()) write_file_atomic(path_, kept);
-    if (kept.size() > 1)
-      last_ = nlohmann::json::parse(kept.substr(kept.rfind('\n', kept.size() - 2) + 1));
+    if (!kept.empty()) {
+      const auto last = nlohmann::json::parse(kept.substr(kept.rfind('\n', kept.size() - 2) + 1));
+      if (last.contains("loss") && last["loss"].is_number()) loss_before_ = last["loss"];
+    }
   }
   file_ = std::fopen(path_.c_str(), "a");
   if (!file_) throw RunError(path_ + ": cannot write: " + std::strerror(errno));
@@ -48,7 +50,6 @@ void MetricsLog::write(const nlohmann::json& line) {
   const std::string text = line.dump() + '\n';
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0)
     throw RunError(path_ + ": cannot write: " + std::strerror(errno));
-  last_ = line;
 }
 
 }  // namespace conclave::train

@@ -2,7 +2,8 @@
 // docs/formats.md.
 #pragma once
 #include <cstdio>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 
 namespace conclave::train {
@@ -17,12 +18,12 @@ class MetricsLog {
   MetricsLog(const MetricsLog&) = delete;
   // One line, flushed to the system. `line` has the key "step".
   void write(const nlohmann::json& line);
-  // The last line that is kept; an empty object if there is none.
-  const nlohmann::json& last() const { return last_; }
+  // The loss in the last line that was there at the start; nothing if it was not finite.
+  std::optional<double> loss_before() const { return loss_before_; }
 
  private:
   std::string path_;
-  nlohmann::json last_ = nlohmann::json::object();
+  std::optional<double> loss_before_;
   std::FILE* file_ = nullptr;
 };
 
