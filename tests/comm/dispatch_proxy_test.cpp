@@ -79,7 +79,9 @@ TEST(ProxyDispatcher, ARowComesOncePerTokenAndRank) {
       for (int64_t r = to.offsets[e].item<int64_t>(); r < to.offsets[e + 1].item<int64_t>(); ++r) {
         const int64_t pair = to.sent.pair[r].item<int64_t>();
         EXPECT_EQ(ids.view({-1})[pair].item<int64_t>() % local, e);
-        if (r > to.offsets[e].item<int64_t>()) EXPECT_LT(to.sent.pair[r - 1].item<int64_t>(), pair);
+        if (r > to.offsets[e].item<int64_t>()) {
+          EXPECT_LT(to.sent.pair[r - 1].item<int64_t>(), pair);
+        }
       }
   }
 }

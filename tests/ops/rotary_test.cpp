@@ -95,6 +95,44 @@ TEST_P(RotaryOp, HasTheSameBitsOnAnyNumberOfThreads) {
       });
 }
 
+// Interleaved pairs, and elements that are passed on: what one device makes of them the other does.
+TEST_P(RotaryOp, FormsAndPassedElementsAreTheHalfFormOnMovedElements) {
+  for (auto c : kCases)
+    for (auto dtype : kTypes)
+      for (int64_t passed : {0, 2, 16}) {
+        SCOPED_TRACE(::testing::Message() << c.tokens << " x " << c.heads << " x " << c.head_dim
+                                          << " " << dtype << ", passed " << passed);
+        if (passed >= c.head_dim || (c.head_dim - passed) % 2) continue;
+        const int64_t dim = c.head_dim - passed;
+        const RotaryTable table = rotary_table(100, dim, {.theta = 1e4}, dtype);
+        const Tensors in = inputs(c, dtype);
+        // Even elements to the first half, odd ones to the second.
+        auto apart = [&](const at::Tensor& x) {
+          return x.view({c.tokens, c.heads, dim / 2, 2})
+              .transpose(2, 3)
+              .contiguous()
+              .view({c.tokens, c.heads, dim});
+        };
+        const at::Tensor x = in[0].slice(2, passed).contiguous(),
+                         dy = in[1].slice(2, passed).contiguous();
+        const Tensors half = ours(table, RotaryForm::half, passed)(in),
+                      pairs = ours(table, RotaryForm::interleaved, passed)(in),
+                      plain = ours(table)({x, dy, in[2]}),
+                      moved = ours(table)({apart(x), apart(dy), in[2]});
+        for (size_t i = 0; i < 2; ++i) {
+          // Sums of two products, of which either may be fused: a rounding of up to 8.
+          const double apart_by = dtype == at::kDouble  ? 0x1p-49
+                                  : dtype == at::kFloat ? 0x1p-20
+                                                        : 0x1p-5;
+          EXPECT_LE(distance(half[i].slice(2, passed), plain[i]), apart_by);
+          EXPECT_LE(distance(apart(pairs[i].slice(2, passed).contiguous()), moved[i]), apart_by);
+          for (const at::Tensor& y : {half[i], pairs[i]})
+            EXPECT_TRUE(same_bits(y.slice(2, 0, passed).contiguous(),
+                                  in[i].slice(2, 0, passed).contiguous()));
+        }
+      }
+}
+
 TEST(RotaryTable, HasTheReferencesRoundingsInFp32AndNoneInFp64) {
   constexpr int64_t kPositions = 300, kDim = 24;
   const RotaryTable f = rotary_table(kPositions, kDim, {.theta = 1e6}, at::kFloat),
