@@ -35,10 +35,10 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       padding(read_padding(k, vocab)),
       eps(k.number({"rms_norm_eps"}, otherwise.eps)),
       initializer_range(k.number({"initializer_range"}, 0.02)),
-      aux_coef(options.aux_coef < 0
-                   ? k.number({"router_aux_loss_coef", "aux_loss_alpha"}, otherwise.aux_coef)
-                   : options.aux_coef),
-      sequence_aux_coef(std::max(options.sequence_aux_coef, 0.0)),
+      aux_coef(options.aux_coef < 0 ? k.number({"router_aux_loss_coef"}, otherwise.aux_coef)
+                                    : options.aux_coef),
+      sequence_aux_coef(options.sequence_aux_coef < 0 ? k.number({"aux_loss_alpha"}, 0)
+                                                      : options.sequence_aux_coef),
       z_coef(std::max(options.z_coef, 0.0)),
       share(options.share),
       tied(k.flag("tie_word_embeddings", false)),
