@@ -1,5 +1,7 @@
 #include "base/parts.h"
 
+#include "base/text.h"
+
 namespace conclave {
 namespace {
 
@@ -46,6 +48,22 @@ std::vector<std::pair<std::string, double>> PartTimer::seconds() {
   std::vector<std::pair<std::string, double>> out;
   for (const auto& name : order_) out.emplace_back(name, seconds_.at(name));
   return out;
+}
+
+void PartTrace::enter(const char* part) { events_.push_back({part, timer_.seconds()}); }
+
+std::string PartTrace::json() const {
+  std::string text = "[";
+  for (size_t i = 0; i < events_.size(); ++i) {
+    if (!events_[i].part) continue;
+    const double end = i + 1 < events_.size() ? events_[i + 1].begin : timer_.seconds();
+    text += format(
+        "%s\n{\"name\": \"%s\", \"ph\": \"X\", \"ts\": %.3f, \"dur\": %.3f, \"pid\": 0, "
+        "\"tid\": 0}",
+        text.size() > 1 ? "," : "", events_[i].part, 1e6 * events_[i].begin,
+        1e6 * (end - events_[i].begin));
+  }
+  return text + "\n]\n";
 }
 
 void PartTimer::clear() {

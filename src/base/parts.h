@@ -55,4 +55,22 @@ class PartTimer final : public PartObserver {
   std::map<std::string, double> seconds_;
 };
 
+// Notes when each part ran, for a viewer of traces.
+class PartTrace final : public PartObserver {
+ public:
+  PartTrace() { observe_parts(this); }
+  ~PartTrace() override { observe_parts(nullptr); }
+  void enter(const char* part) override;
+  // Up to now, as JSON that Perfetto and chrome://tracing open.
+  std::string json() const;
+
+ private:
+  struct Event {
+    const char* part;
+    double begin;  // seconds since the start
+  };
+  Timer timer_;
+  std::vector<Event> events_;
+};
+
 }  // namespace conclave

@@ -72,10 +72,20 @@ void print_share(const RankShare& s, const BenchmarkConfig& c) {
   const std::vector<std::string> again(s.run.recompute.begin(), s.run.recompute.end());
   std::printf("made again  %s\n", again.empty() ? "nothing" : join(again, ", ").c_str());
   std::printf(
-      "left out    all-to-all, weights' traffic, pipeline bubble, differences of load "
-      "between ranks\n");
+      "left out    all-to-all, weights' traffic, pipeline bubble and other micro-batches in "
+      "flight, "
+      "differences of load between ranks\n");
   std::printf("\n# Memory, limit %s\n%s", bytes(static_cast<double>(s.limit)).c_str(),
               s.forecast.table().c_str());
+}
+
+void add_seconds(PartSeconds& sum, const std::string& name, double seconds) {
+  for (auto& [known, total] : sum)
+    if (known == name) {
+      total += seconds;
+      return;
+    }
+  sum.emplace_back(name, seconds);
 }
 
 Figures measure(const RankShare& s, const BenchmarkConfig& c) {
@@ -84,19 +94,27 @@ Figures measure(const RankShare& s, const BenchmarkConfig& c) {
   PartTimer timer;
   std::printf("\n");
   for (int64_t i = 0; i < c.warmup + c.steps; ++i) {
-    if (i == c.warmup) timer.clear();
+    timer.clear();  // what is printed between steps is in none of them
     Timer step;
     f.loss = run.step(i);
+    const PartSeconds parts = timer.seconds();
     const double seconds = step.seconds();
-    if (i >= c.warmup) f.seconds.push_back(seconds);
+    if (i >= c.warmup) {
+      f.seconds.push_back(seconds);
+      for (const auto& [name, of_step] : parts)
+        add_seconds(f.parts, name, of_step / static_cast<double>(c.steps));
+    }
     std::printf(
         "step %lld/%lld  %.3f s  %s%s%s\n", ll(i + 1), ll(c.warmup + c.steps), seconds,
         human_rate(static_cast<double>(c.batch.rows * s.seq_len) / seconds, "tokens").c_str(),
         s.share.ends ? format("  loss %.4f", f.loss).c_str() : "", i < c.warmup ? "  warm-up" : "");
     std::fflush(stdout);
   }
-  f.parts = timer.seconds();
-  for (auto& [name, seconds] : f.parts) seconds /= static_cast<double>(c.steps);
+  if (!c.profile.empty()) {
+    PartTrace trace;
+    run.step(c.warmup + c.steps);
+    write_file_atomic(c.profile, trace.json());
+  }
   f.rows_per_token = run.rows_per_token();
   f.peak = peak_resident_memory();
   f.gemm = gemm_rate(1024);

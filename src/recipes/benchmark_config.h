@@ -54,7 +54,7 @@ struct CpuSection {
 };
 
 struct BenchmarkConfig {
-  std::string output;
+  std::string output, profile;
   int64_t seed = 1234;
   int64_t threads = 0;
   std::string gate = "real";
@@ -72,6 +72,8 @@ struct BenchmarkConfig {
 
   void fields(auto& f) {
     f("output", output, "JSON file for the results; empty: none");
+    f("profile", profile,
+      "JSON file for a trace of one step more, which Perfetto opens; empty: none");
     f("seed", seed, "of weights and token ids", not_negative);
     f("threads", threads, "CPU threads; 0: all cores", not_negative);
     f("gate", gate,

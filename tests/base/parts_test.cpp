@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <thread>
 
 namespace conclave {
@@ -74,6 +75,20 @@ TEST(PartTimer, AddsUpToTheWhole) {
   EXPECT_NEAR(sum, elapsed, 0.004);
   timer.clear();
   EXPECT_EQ(timer.seconds().size(), 1u);
+}
+
+TEST(PartTrace, IsJsonWithAnEventForEachStretch) {
+  PartTrace trace;
+  {
+    Part outer("a");
+    Part inner("b");
+  }
+  const nlohmann::json events = nlohmann::json::parse(trace.json());
+  ASSERT_EQ(events.size(), 3u);  // a, b, a again
+  EXPECT_EQ(events[1]["name"], "b");
+  EXPECT_EQ(events[1]["ph"], "X");
+  EXPECT_GE(events[1]["dur"].get<double>(), 0);
+  EXPECT_GE(events[2]["ts"].get<double>(), events[1]["ts"].get<double>());
 }
 
 }  // namespace

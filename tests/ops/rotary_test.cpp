@@ -34,12 +34,17 @@ Tensors inputs(Case c, at::ScalarType dtype) {  // x, dy, positions
           normal({c.tokens, c.heads, c.head_dim}, dtype, 2), whole({c.tokens}, 100, 3)};
 }
 
-Op ours(Case c, const RotaryTable& table) {
-  return [=](const Tensors& in) -> Tensors {
-    return {rotary(in[0], in[2], table, c.form, c.passed),
-            rotary_backward(in[1], in[2], table, c.form, c.passed)};
-  };
-}
+struct RotaryOp : EachDevice {
+  Op ours(const RotaryTable& table, RotaryForm form = RotaryForm::half, int64_t passed = 0) const {
+    const RotaryTable there{here(table.cos), here(table.sin)};
+    return here([=](const Tensors& in) -> Tensors {
+      return {rotary(in[0], in[2], there, form, passed),
+              rotary_backward(in[1], in[2], there, form, passed)};
+    });
+  }
+  Op ours(Case c, const RotaryTable& table) const { return ours(table, c.form, c.passed); }
+};
+ON_EACH_DEVICE(RotaryOp);
 
 // The halves of pairs of x [tokens, heads, dim], each [tokens, heads, dim / 2].
 std::pair<at::Tensor, at::Tensor> pairs(const at::Tensor& x, RotaryForm form) {
@@ -69,7 +74,7 @@ Op aten(Case c, const RotaryTable& table) {
   };
 }
 
-TEST(Rotary, EqualsAtenInValueAndGradient) {
+TEST_P(RotaryOp, EqualsAtenInValueAndGradient) {
   for (auto c : kCases)
     for (auto dtype : kTypes) {
       SCOPED_TRACE(::testing::Message() << c.tokens << " x " << c.heads << " x " << c.head_dim
@@ -79,7 +84,7 @@ TEST(Rotary, EqualsAtenInValueAndGradient) {
     }
 }
 
-TEST(Rotary, HasTheSameBitsOnAnyNumberOfThreads) {
+TEST_P(RotaryOp, HasTheSameBitsOnAnyNumberOfThreads) {
   for (auto c : kCases)
     for (auto dtype : kTypes)
       expect_same_bits_on_any_threads([&] {

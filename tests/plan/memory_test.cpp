@@ -26,7 +26,7 @@ TEST(Memory, StatesByPrecision) {
 }
 
 TEST(Memory, SavedBytesByHand) {
-  const LayerShape& l = tiny().layers[1];
+  const LayerShape l = tiny().layers[1];
   const auto b = saved_bytes_per_token(l, 24, Precision::bf16);
   EXPECT_EQ(b.at("residual"), 2 * 24 * 2);
   EXPECT_EQ(b.at("norm"), 2 * 24 * 2);
@@ -83,7 +83,7 @@ TEST(Memory, OneRankOfMany) {
   EXPECT_EQ(f.bytes("gradients"), 2 * (rest + experts));
   EXPECT_EQ(f.bytes("optimizer moments"), 4 * (rest / 8 + experts));
   EXPECT_EQ(f.bytes("master, low bits"), 0);
-  EXPECT_EQ(f.bytes("receive buffer"), int64_t{5.34 * 4096} * 2048 * 2);
+  EXPECT_EQ(f.bytes("receive buffer"), static_cast<int64_t>(5.34 * 4096) * 2048 * 2);
   run.master = true;
   EXPECT_EQ(forecast_memory(m, run).bytes("master, low bits"), 2 * (rest / 8 + experts));
 
@@ -124,7 +124,7 @@ TEST(Memory, LatentAttentionByHand) {
 }
 
 TEST(Memory, RotaryAgainNeedsWhatItTurns) {
-  const LayerShape& l = gpt_oss(2, 8).layers[0];
+  const LayerShape l = gpt_oss(2, 8).layers[0];
   const int64_t turned = (64 + 8) * 64 * 2, values = 8 * 64 * 2;
   auto b = saved_bytes_per_token(l, 2880, Precision::bf16);
   EXPECT_EQ(b.at("rotary"), turned);

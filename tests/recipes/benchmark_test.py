@@ -27,10 +27,13 @@ def benchmark(config, sets):
 
 def run(config, sets):
     with tempfile.TemporaryDirectory() as folder:
-        done = benchmark(config, [*TINY, f"output={folder}/out.json", "warmup=1", "steps=3", *sets])
+        done = benchmark(config, [*TINY, f"output={folder}/out.json", f"profile={folder}/trace.json", "warmup=1", "steps=3", *sets])
         if done.returncode != 0:
             return done, None
-        return done, json.loads((pathlib.Path(folder) / "out.json").read_text())
+        folder = pathlib.Path(folder)
+        trace = json.loads((folder / "trace.json").read_text())
+        check("the trace has events of a step", len(trace) > 20 and all(e["ph"] == "X" and e["dur"] >= 0 for e in trace), len(trace))
+        return done, json.loads((folder / "out.json").read_text())
 
 
 def check_run(name, gate, precision):
