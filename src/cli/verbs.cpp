@@ -90,6 +90,10 @@ void add_forward(CLI::App& app) {
       ->required();
   verb->add_option("--out", o->out, "safetensors to write")->required();
   verb->add_flag("--grads", o->grads, "also the gradient of each parameter");
+  verb->add_option(
+          "--mtp-weight", o->mtp_weight,
+          "with --grads: also differentiates the loss of multi-token prediction, times this")
+      ->check(CLI::PositiveNumber);
   verb->add_option("--steps", o->steps,
                    "this many AdamW steps on ids [steps, batch, seq]; writes losses only")
       ->check(at_least_one);

@@ -65,16 +65,10 @@ class DeepseekV3Block : public Block {
   bool has_experts() const override { return router_; }
   bool has_shared_expert() const override { return router_; }
   Routed route(Tape& t, const Value& h, const Rows& rows) override {
-    return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows,
-                     {.scoring = Scoring::sigmoid,
-                      .top_k = c_.top_k,
-                      .renormalise = c_.renormalise,
-                      .scale = c_.weight_scale,
-                      .groups = c_.groups,
-                      .top_groups = c_.top_groups,
-                      .correction_bias = correction_bias_,
-                      .sequence_aux_coef = c_.aux_coef,
-                      .layer = layer_});
+    RouterOptions o = c_.router(layer_);
+    o.scoring = Scoring::sigmoid, o.scale = c_.weight_scale;
+    o.groups = c_.groups, o.top_groups = c_.top_groups, o.correction_bias = correction_bias_;
+    return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows, o);
   }
   Value experts(Tape& t, const Received& r) override {
     return grouped_swiglu(t, r, {*gate_up_, *down_});

@@ -35,8 +35,8 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       padding(read_padding(k, vocab)),
       eps(k.number({"rms_norm_eps"}, otherwise.eps)),
       initializer_range(k.number({"initializer_range"}, 0.02)),
-      aux_coef(k.number({"router_aux_loss_coef", "aux_loss_alpha"}, otherwise.aux_coef)),
-      sequence_aux_coef(std::max(options.sequence_aux_coef, 0.0)),
+      aux_coef(k.number({"router_aux_loss_coef"}, otherwise.aux_coef)),
+      sequence_aux_coef(k.number({"aux_loss_alpha"}, 0)),
       z_coef(std::max(options.z_coef, 0.0)),
       share(options.share),
       tied(k.flag("tie_word_embeddings", false)),
@@ -44,6 +44,7 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       renormalise(k.flag("norm_topk_prob", otherwise.renormalise)),
       mtp_made(options.mtp) {
   if (options.aux_coef >= 0) aux_coef = options.aux_coef;
+  if (options.sequence_aux_coef >= 0) sequence_aux_coef = options.sequence_aux_coef;
   if (heads % kv_heads)
     k.refuse("num_key_value_heads", "expected a divisor of num_attention_heads");
   if (top_k > experts)

@@ -1,5 +1,7 @@
 #include "parallel/layer_run.h"
 
+#include <ATen/ops/zeros.h>
+
 #include <utility>
 
 namespace conclave::parallel {
@@ -36,7 +38,10 @@ LayerRun::LayerRun(const nn::Layer& layer, const nn::Rows& rows, comm::Dispatche
       route_(fresh),
       shared_(fresh),
       experts_(fresh),
-      join_(fresh) {}
+      join_(fresh) {
+  if (rows.positions.defined() && rows.positions.numel() == 0)  // no segment will run
+    routed_.loads = at::zeros({layer.facts.experts}, rows.positions.options());
+}
 
 std::vector<SegmentKind> LayerRun::kinds() const {
   using enum SegmentKind;

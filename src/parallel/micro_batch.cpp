@@ -90,6 +90,7 @@ void MicroBatch::forward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
   const Part part = part_of(s.kind);
   with_weights(s, false, [&] {
+    if (is_empty(s)) return;
     if (s.kind == SegmentKind::embed) {
       embedded_ = nn::embedding(embed_, batch_.ids, *decoder_.embedding, decoder_.padding);
       hidden_ = std::exchange(embedded_.data, {});
@@ -124,6 +125,7 @@ void MicroBatch::backward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
   const Part part = part_of(s.kind);
   with_weights(s, true, [&] {
+    if (is_empty(s)) return;
     if (s.kind == SegmentKind::head) {
       dhidden_ = head_.backward(std::exchange(dhidden_, {}), options_);
     } else if (s.kind == SegmentKind::embed) {

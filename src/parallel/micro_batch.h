@@ -57,6 +57,12 @@ class MicroBatch {
  private:
   LayerRun& layer_of(Segment s) { return layers_[static_cast<size_t>(s.layer)]; }
   MtpRun& mtp_of(Segment s) { return *mtp_[static_cast<size_t>(s.layer) - decoder_.layers.size()]; }
+  // Of a module that no document of this micro-batch is long enough for. Its weights are gathered
+  // nonetheless: another rank may need them.
+  bool is_empty(Segment s) const {
+    const auto layer = static_cast<size_t>(s.layer), layers = decoder_.layers.size();
+    return s.layer >= 0 && layer >= layers && mtp_[layer - layers]->batch().ids.numel() == 0;
+  }
   void add_layer(int index, const nn::Rows& rows, const nn::Tape& fresh);
   nn::Tape* tape_of(Segment s);
   void with_weights(Segment s, bool backward, const std::function<void()>& body);

@@ -15,6 +15,7 @@ struct ModelChoice {
   std::string from;                           // what messages call it
   std::map<std::string, std::string> places;  // of an inline config: where each key stands
   std::string tokenizer_folder;
+  double mtp_weight = 0;  // 0: without modules of multi-token prediction
 };
 
 // Refuses what no single key shows: what is missing, impossible together, or without effect in this

@@ -73,6 +73,10 @@ at::ScalarType out_dtype(at::ScalarType dtype) {
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+at::Tensor mean_loss(double sum, int64_t count, at::ScalarType dtype) {
+  return at::full({}, sum / static_cast<double>(count), at::kDouble).to(dtype);
+}
+
 std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const parallel::Batch& batch,
                                   int64_t rows, int64_t seq) {
   const at::ScalarType wide = out_dtype(m.decoder->embedding_unit->dtype());
@@ -93,8 +97,10 @@ std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const paral
   double loss_sum = 0;
   int64_t scored = 0;
   if (o.grads) {
-    auto g = train::accumulate(*m.decoder, *m.units, *m.dispatcher, {batch}, {});
+    auto g = train::accumulate(*m.decoder, *m.units, *m.dispatcher, {batch}, {}, o.mtp_weight);
     loss_sum = g.loss_sum, scored = g.scored;
+    if (o.mtp_weight != 0)
+      out.push_back({"mtp_loss", mean_loss(g.mtp_loss_sum, g.mtp_scored, wide)});
     for (auto& t :
          train::named_tensors(*m.units, [&](size_t i) { return m.units->shards()[i].grad; }))
       out.push_back({t.name, t.data});
@@ -102,8 +108,7 @@ std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const paral
     auto g = train::evaluate(*m.decoder, *m.units, *m.dispatcher, batch);
     loss_sum = g.loss_sum, scored = g.scored;
   }
-  out.push_back(
-      {"loss", at::full({}, loss_sum / static_cast<double>(scored), at::kDouble).to(wide)});
+  out.push_back({"loss", mean_loss(loss_sum, scored, wide)});
   return out;
 }
 
@@ -134,8 +139,12 @@ void forward(const ForwardOptions& o) {
     throw ConfigError(
         "--grads: has no effect with --steps, which writes losses only; leave one out");
   if (o.timings && o.steps <= 0) throw ConfigError("--timings: needs --steps");
+  if (o.mtp_weight != 0 && !o.grads) throw ConfigError("--mtp-weight: needs --grads");
   const Inputs in = read_inputs(o);
-  Model m = load_model(o.model, parse_dtype(o.dtype, "--dtype"), o.grads || o.steps > 0, {0, 0, 0});
+  Model m = load_model(o.model, parse_dtype(o.dtype, "--dtype"), o.grads || o.steps > 0, {0, 0, 0},
+                       /*mtp=*/o.mtp_weight != 0);
+  if (o.mtp_weight != 0 && m.decoder->mtp.empty())
+    throw ConfigError("--mtp-weight: " + o.model + " has no modules of multi-token prediction");
   check_range(o, "input_ids", in.ids, m.decoder->vocab, false);
   check_range(o, "labels", in.labels, m.decoder->vocab, true);
   const int64_t rows = in.ids.size(1), seq = in.ids.size(2);

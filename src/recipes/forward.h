@@ -14,6 +14,8 @@ struct ForwardOptions {
   bool grads = false;
   int64_t steps = 0;     // > 0: that many AdamW steps; only `losses` [steps] is written
   bool timings = false;  // with steps: `seconds` [steps] beside it
+  // With grads: multi-token prediction's loss, `mtp_loss`, times this takes part in the gradients.
+  double mtp_weight = 0;
 };
 
 void forward(const ForwardOptions& options);

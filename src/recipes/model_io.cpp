@@ -18,21 +18,23 @@ at::ScalarType parse_dtype(const std::string& name, const std::string& where) {
 
 nn::Decoder describe_model(const nlohmann::json& config, const std::string& from,
                            at::ScalarType dtype, const RouterCoefs& coefs,
-                           const std::map<std::string, std::string>& places) {
+                           const std::map<std::string, std::string>& places, bool mtp) {
   return models::make_decoder(config, from,
                               {.dtype = dtype,
                                .aux_coef = coefs.aux,
                                .sequence_aux_coef = coefs.sequence_aux,
                                .z_coef = coefs.z,
+                               .mtp = mtp,
                                .places = places});
 }
 
 Model make_model(nlohmann::json config, const std::string& from, at::ScalarType dtype,
                  bool training, const RouterCoefs& coefs,
-                 const std::map<std::string, std::string>& places) {
+                 const std::map<std::string, std::string>& places, bool mtp) {
   Model m;
   m.config = std::move(config);
-  m.decoder = std::make_unique<nn::Decoder>(describe_model(m.config, from, dtype, coefs, places));
+  m.decoder =
+      std::make_unique<nn::Decoder>(describe_model(m.config, from, dtype, coefs, places, mtp));
   m.comm = comm::single();
   m.units = std::make_unique<parallel::Units>(*m.decoder, *m.comm,
                                               parallel::UnitsOptions{.training = training});
@@ -41,10 +43,11 @@ Model make_model(nlohmann::json config, const std::string& from, at::ScalarType 
 }
 
 Model load_model(const std::string& folder, at::ScalarType dtype, bool training,
-                 const RouterCoefs& coefs) {
+                 const RouterCoefs& coefs, bool mtp) {
   const checkpoint::HfFolder files(folder);
   const std::string from = folder + "/config.json";
-  Model m = make_model(parse_json(files.config_json(), from), from, dtype, training, coefs);
+  Model m =
+      make_model(parse_json(files.config_json(), from), from, dtype, training, coefs, {}, mtp);
   train::load_weights(files, *m.units, [&](size_t i) { return m.units->shards()[i].weights; });
   return m;
 }

@@ -177,7 +177,7 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   install_stop_handlers();
   const std::string resume = resume_from(c, source);
   Model m = make_model(choice.config, choice.from, dtype, /*training=*/true, router_coefs(c.model),
-                       choice.places);
+                       choice.places, choice.mtp_weight != 0);
   Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
   nlohmann::json config_to_save = saved_config(m.config, *m.decoder, dtype);
@@ -216,7 +216,8 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
                          .rows = c.batch.rows,
                          .micro_rows = c.batch.micro_rows,
                          .clip_norm = c.clip_norm,
-                         .bias_rate = c.model.bias_update_rate.value_or(0.001)};
+                         .bias_rate = c.model.bias_update_rate.value_or(0.001),
+                         .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.validate_every = c.validation.every;
   loop.checkpoint_every = c.checkpoint.every;

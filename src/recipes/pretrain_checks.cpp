@@ -1,7 +1,9 @@
 #include <algorithm>
 
 #include "base/json.h"
+#include "base/log.h"
 #include "base/text.h"
+#include "checkpoint/folder.h"
 #include "recipes/dry_run.h"
 
 namespace conclave::recipes {
@@ -69,6 +71,36 @@ RouterCoefs router_coefs(const ModelSection& model) {
           .z = model.z_coef.value_or(-1)};
 }
 
+namespace {
+
+// The weight of multi-token prediction's loss. It is trained where the model's config names modules
+// for it, unless the folder to go on from lacks their weights: transformers leaves them out when it
+// saves.
+double choose_mtp_weight(const PretrainConfig& c, const ConfigSource& source,
+                         const ModelChoice& choice) {
+  const nn::Decoder decoder = describe_model(choice.config, choice.from, at::kFloat,
+                                             router_coefs(c.model), choice.places, /*mtp=*/true);
+  const bool asked = source.is_set("model.mtp_weight");
+  if (decoder.mtp.empty()) {
+    if (!asked) return 0;
+    throw source.error("model.mtp_weight", "has no effect: " + choice.from +
+                                               " names no modules for multi-token prediction "
+                                               "(num_nextn_predict_layers); leave it out");
+  }
+  const double weight = c.model.mtp_weight.value_or(0.3);
+  if (weight == 0) return 0;
+  const std::string first = decoder.mtp.front().eh_proj->name();
+  if (!c.model.from || checkpoint::HfFolder(*c.model.from).tensors().count(first)) return weight;
+  const std::string missing = *c.model.from + " has no weights for multi-token prediction (" +
+                              first + "), though its config.json says num_nextn_predict_layers = " +
+                              std::to_string(decoder.mtp.size());
+  if (asked) throw source.error("model.mtp_weight", missing + "; leave it out");
+  log_info(missing + ": it is left out");
+  return 0;
+}
+
+}  // namespace
+
 ModelChoice choose_model(const PretrainConfig& c, const ConfigSource& source) {
   ModelChoice choice;
   if (c.model.from) {
@@ -81,6 +113,7 @@ ModelChoice choose_model(const PretrainConfig& c, const ConfigSource& source) {
     choice.places = tree_locations(c.model.config);
     choice.tokenizer_folder = c.data.tokenizer;
   }
+  choice.mtp_weight = choose_mtp_weight(c, source, choice);
   return choice;
 }
 

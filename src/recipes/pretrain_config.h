@@ -15,7 +15,7 @@ struct ModelSection {
   ConfigTree config;                // new weights
   std::optional<std::string> from;  // or those of a folder
   std::optional<double> aux_coef, sequence_aux_coef, z_coef;
-  std::optional<double> bias_update_rate;
+  std::optional<double> bias_update_rate, mtp_weight;
   void fields(auto& f) {
     f("config", config,
       "a model to start from nothing: the content of a Hugging Face config.json (vocab_size may be "
@@ -30,6 +30,10 @@ struct ModelSection {
       "step of the router's correction bias towards even loads after each optimizer step; 0.001 "
       "where "
       "the model has one",
+      not_negative);
+    f("mtp_weight", mtp_weight,
+      "weight of multi-token prediction's loss where the model has modules for it; 0 leaves them "
+      "out. 0.3 if not set; in a folder without their weights they are left out",
       not_negative);
   }
 };

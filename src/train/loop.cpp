@@ -63,7 +63,8 @@ class Loop {
              {.lr = lr,
               .clip_norm = config_.clip_norm,
               .recompute = config_.recompute,
-              .bias_rate = config_.bias_rate});
+              .bias_rate = config_.bias_rate,
+              .mtp_weight = config_.mtp_weight});
     state_.step += 1;
     state_.sample += config_.rows;
     if (r.skipped) {
@@ -93,6 +94,7 @@ class Loop {
              {"seconds", seconds},
              {"tokens_per_second", rate},
              {"skipped", r.skipped}};
+    if (config_.mtp_weight != 0) line_["mtp_loss"] = finite(r.mtp_loss);
     if (!status_.due()) return;
     const double left =
         static_cast<double>((config_.steps - state_.step) * config_.rows * parts_.train.seq_len()) /

@@ -28,9 +28,8 @@ int64_t count_scored(const at::Tensor& labels) {
 // Adds this micro-batch's pairs to the sums by layer.
 void add_loads(std::vector<at::Tensor>& sums, const nn::Decoder& decoder,
                const parallel::MicroBatch& batch) {
-  sums.resize(decoder.layers.size());
   for (size_t i = 0; i < sums.size(); ++i) {
-    if (!decoder.layers[i].block->has_experts()) continue;
+    if (!decoder.layer(i).block->has_experts()) continue;
     const at::Tensor& loads = batch.loads(static_cast<int>(i));
     sums[i] = sums[i].defined() ? at::add(sums[i], loads) : loads;
   }
@@ -61,15 +60,16 @@ double max_load(const std::vector<at::Tensor>& loads) {
 // Every rank holds the biases and the loads of all, so all do the same.
 void correct_biases(nn::Decoder& decoder, const std::vector<at::Tensor>& loads, double rate) {
   if (rate == 0) return;
-  for (size_t i = 0; i < decoder.layers.size(); ++i)
-    if (nn::Weight* bias = decoder.layers[i].block->correction_bias())
+  for (size_t i = 0; i < loads.size(); ++i)
+    if (nn::Weight* bias = decoder.layer(i).block->correction_bias())
       nn::correct_bias(*bias, loads[i], rate);
 }
 
 }  // namespace
 
 Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
-                     std::vector<parallel::Batch> batches, const std::set<std::string>& recompute) {
+                     std::vector<parallel::Batch> batches, const std::set<std::string>& recompute,
+                     double mtp_weight) {
   std::vector<double> counts{0, 0, 0};  // scored tokens, rows, tokens
   for (const auto& b : batches) {
     counts[0] += static_cast<double>(count_scored(b.labels));
@@ -79,22 +79,28 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
   counts = sum_over_ranks(units.comm(), counts);
   parallel::RunOptions run{.training = true, .recompute = recompute};
   run.loss_seed = 1 / std::max(counts[0], 1.0);
+  run.mtp_weight = mtp_weight;
 
   units.zero_grads();
   Gradients g;
+  g.loads.resize(decoder.layers.size() + (mtp_weight != 0 ? decoder.mtp.size() : 0));
   for (auto& b : batches) {
     b.rows.aux_seed = 1 / counts[1];
     b.rows.token_seed = 1 / counts[2];
     parallel::MicroBatch batch(decoder, units, dispatcher, std::move(b), run);
     batch.forward();
     g.loss_sum += batch.loss_sum();
+    g.mtp_loss_sum += batch.mtp_loss_sum();
+    g.mtp_scored += batch.mtp_scored();
     g.aux += batch.aux();
     add_loads(g.loads, decoder, batch);
     batch.backward();
   }
   units.reduce_grads();
-  const auto sums = sum_over_ranks(units.comm(), {g.loss_sum, g.aux});
-  g.loss_sum = sums[0], g.aux = sums[1];
+  const auto sums = sum_over_ranks(
+      units.comm(), {g.loss_sum, g.aux, g.mtp_loss_sum, static_cast<double>(g.mtp_scored)});
+  g.loss_sum = sums[0], g.aux = sums[1], g.mtp_loss_sum = sums[2];
+  g.mtp_scored = static_cast<int64_t>(sums[3]);
   sum_loads_over_ranks(units.comm(), g.loads);
   g.max_load = max_load(g.loads);
   g.scored = static_cast<int64_t>(counts[0]);
@@ -104,13 +110,18 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
 StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
                 optim::AdamW& optimizer, std::vector<parallel::Batch> batches,
                 const StepOptions& options) {
-  const Gradients g = accumulate(decoder, units, dispatcher, std::move(batches), options.recompute);
-  StepResult r{.loss = g.loss_sum / std::max<double>(static_cast<double>(g.scored), 1),
+  const Gradients g = accumulate(decoder, units, dispatcher, std::move(batches), options.recompute,
+                                 options.mtp_weight);
+  const auto mean = [](double sum, int64_t count) {
+    return sum / static_cast<double>(std::max<int64_t>(count, 1));
+  };
+  StepResult r{.loss = mean(g.loss_sum, g.scored),
+               .mtp_loss = mean(g.mtp_loss_sum, g.mtp_scored),
                .aux = g.aux,
                .scored = g.scored};
   r.max_load = g.max_load;
   r.grad_norm = units.gradient_norm();
-  if (!std::isfinite(r.grad_norm) || !std::isfinite(r.loss)) {
+  if (!std::isfinite(r.grad_norm) || !std::isfinite(r.loss + r.mtp_loss)) {
     r.skipped = true;
     return r;
   }

@@ -54,5 +54,11 @@ TEST(Generation, GptOss) {  // windows shorter than a piece, and shorter than wh
           {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 4}}}}));
 }
 
+TEST(Generation, DeepseekV3) {  // the cache holds latents
+  expect_cached_equals_whole(tiny_deepseek());
+  expect_cached_equals_whole(
+      changed(tiny_deepseek(), {{"q_lora_rank", nullptr}, {"rope_scaling", nullptr}}));
+}
+
 }  // namespace
 }  // namespace conclave::parallel

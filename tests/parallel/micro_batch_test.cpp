@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "parallel/tiny.h"
@@ -14,19 +15,41 @@ namespace {
 using testing::Tiny;
 
 RunOptions options(std::set<std::string> recompute = {}, bool defer = false) {
-  return {
-      .recompute = std::move(recompute), .defer_weight_gradients = defer, .loss_seed = 1.0 / 17};
+  return {.recompute = std::move(recompute),
+          .defer_weight_gradients = defer,
+          .loss_seed = 1.0 / 17,
+          .mtp_weight = 0.3};
 }
 
 Batch batch(int first, int last) {
   Batch b = testing::packed_rows(first, last);
   b.rows.aux_seed = 0.25;
+  b.rows.token_seed = 1.0 / 32;
   return b;
 }
 
-std::vector<at::Tensor> gradients(RunOptions run = options(), UnitsOptions units = {},
-                                  std::map<std::string, int64_t>* saved = nullptr) {
-  Tiny tiny(units);
+// Each test runs for every family: a shared expert and multi-token prediction add segments.
+struct Family {
+  const char* name;
+  nlohmann::json (*config)();
+};
+
+class MicroBatches : public ::testing::TestWithParam<Family> {
+ protected:
+  nlohmann::json config() const { return GetParam().config(); }
+  std::vector<at::Tensor> gradients(RunOptions run = options(), UnitsOptions units = {},
+                                    std::map<std::string, int64_t>* saved = nullptr) const;
+  std::vector<at::Tensor> interleaved(const std::string& order, UnitsOptions units = {},
+                                      RunOptions run = options()) const;
+};
+INSTANTIATE_TEST_SUITE_P(Families, MicroBatches,
+                         ::testing::Values(Family{"Qwen3Moe", testing::tiny_config},
+                                           Family{"DeepseekV3", testing::tiny_deepseek}),
+                         [](const auto& info) { return info.param.name; });
+
+std::vector<at::Tensor> MicroBatches::gradients(RunOptions run, UnitsOptions units,
+                                                std::map<std::string, int64_t>* saved) const {
+  Tiny tiny(units, config());
   MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 4), run);
   micro.forward();
   if (saved) *saved = micro.saved_bytes();
@@ -53,17 +76,18 @@ void expect_close(const std::vector<at::Tensor>& a, const std::vector<at::Tensor
 const std::set<std::string> kClasses = {"norm",   "qkv",      "rotary",  "attention",
                                         "linear", "dispatch", "gate_up", "swiglu"};
 
-TEST(MicroBatch, ReleasedAndRefilledWeights) {
+TEST_P(MicroBatches, ReleasedAndRefilledWeights) {
   const UnitsOptions release{.release_after_use = true};
   expect_same_bits(gradients(), gradients(options(), release));
   // A segment that makes tensors again may need the weights of the one before it.
   expect_same_bits(gradients(), gradients(options(kClasses), release));
   expect_same_bits(gradients(), gradients(options({"norm", "dispatch"}, true), release));
 
-  Tiny tiny(release);
+  Tiny tiny(release, config());
   MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 4), options());
   micro.forward();
-  for (const auto& unit : tiny.decoder.units) EXPECT_FALSE(unit->data().defined()) << unit->name();
+  for (const auto& unit : tiny.decoder.units)
+    EXPECT_EQ(unit->data().defined(), !unit->trained()) << unit->name();
 }
 
 // A pipeline rank between others: hidden states in and out, and their gradients back.
@@ -95,7 +119,7 @@ TEST(MicroBatch, WithoutItsEndsIsTheMiddleOfTheWhole) {
                c10::Error);
 }
 
-TEST(MicroBatch, RecomputeByClass) {
+TEST_P(MicroBatches, RecomputeByClass) {
   auto total = [](const std::map<std::string, int64_t>& bytes) {
     int64_t sum = 0;
     for (const auto& [name, b] : bytes) sum += b;
@@ -108,8 +132,9 @@ TEST(MicroBatch, RecomputeByClass) {
     std::map<std::string, int64_t> saved;
     expect_same_bits(want, gradients(options({name}), {}, &saved));
     EXPECT_EQ(saved.count(name), 0u);
-    // The attention's output projection goes into a sum, which keeps nothing.
-    if (name == "linear")
+    // The attention's output projection goes into a sum, which keeps nothing; not every family has
+    // every class.
+    if (!kept.count(name))
       EXPECT_EQ(total(saved), total(kept));
     else
       EXPECT_EQ(total(saved), total(kept) - kept.at(name));
@@ -120,30 +145,30 @@ TEST(MicroBatch, RecomputeByClass) {
   EXPECT_LT(total(saved), total(kept) / 2);
 }
 
-TEST(MicroBatch, DeferredWeightGradients) {
+TEST_P(MicroBatches, DeferredWeightGradients) {
   expect_same_bits(gradients(), gradients(options({}, true)));
   expect_same_bits(gradients(), gradients(options(kClasses, true)));
 }
 
-TEST(MicroBatch, DeferredMeansAfterTheWholeBackward) {
-  Tiny tiny;
+TEST_P(MicroBatches, DeferredMeansAfterTheWholeBackward) {
+  Tiny tiny({}, config());
   MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 4), options({}, true));
   micro.forward();
   micro.backward();
   // The head's gradient comes with the loss; of the others there is none yet.
   for (auto& s : tiny.units.shards()) {
-    if (s.unit == tiny.decoder.head_unit) continue;
+    if (s.unit == tiny.decoder.head_unit || !s.unit->trained()) continue;
     EXPECT_EQ(testing::largest(s.grad), 0) << s.unit->name();
   }
   micro.run_weight_gradients();
-  for (auto& s : tiny.units.shards()) EXPECT_GT(testing::largest(s.grad), 0) << s.unit->name();
+  for (const at::Tensor& g : tiny.gradients()) EXPECT_GT(testing::largest(g), 0);
 }
 
 // Two micro-batches; letters say whose next segment runs: forward ascending, then backward
 // descending.
-std::vector<at::Tensor> interleaved(const std::string& order, UnitsOptions units = {},
-                                    RunOptions run = options()) {
-  Tiny tiny(units);
+std::vector<at::Tensor> MicroBatches::interleaved(const std::string& order, UnitsOptions units,
+                                                  RunOptions run) const {
+  Tiny tiny(units, config());
   MicroBatch a(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 2), run);
   MicroBatch b(tiny.decoder, tiny.units, tiny.dispatcher, batch(2, 4), run);
   const int n = static_cast<int>(a.segments().size());
@@ -163,8 +188,8 @@ std::vector<at::Tensor> interleaved(const std::string& order, UnitsOptions units
   return tiny.gradients();
 }
 
-TEST(MicroBatch, Interleaved) {
-  const std::string one_after_the_other = std::string(64, 'a') + std::string(64, 'b');
+TEST_P(MicroBatches, Interleaved) {
+  const std::string one_after_the_other = std::string(96, 'a') + std::string(96, 'b');
   const auto want = interleaved(one_after_the_other);
   // a before b at every segment: the same additions in the same order.
   expect_same_bits(want, interleaved("ab"));
@@ -174,16 +199,17 @@ TEST(MicroBatch, Interleaved) {
     SCOPED_TRACE(order);
     expect_close(interleaved(order), want, 1e-14);
   }
-  expect_close(interleaved(std::string(64, 'b') + std::string(64, 'a')), want, 1e-14);
+  expect_close(interleaved(std::string(96, 'b') + std::string(96, 'a')), want, 1e-14);
   expect_same_bits(want, interleaved("ab", {.release_after_use = true}, options(kClasses, true)));
 }
 
 double total_loss(Tiny& tiny, Batch b) {
-  RunOptions run = options();
-  run.training = false;
+  const RunOptions run = options();
   MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, std::move(b), run);
   micro.forward();
-  return micro.loss_sum() * run.loss_seed + micro.aux();
+  const auto modules = static_cast<double>(std::max<size_t>(tiny.decoder.mtp.size(), 1));
+  return (micro.loss_sum() + run.mtp_weight / modules * micro.mtp_loss_sum()) * run.loss_seed +
+         micro.aux();
 }
 
 void expect_finite_differences(const nlohmann::json& config) {
@@ -192,11 +218,16 @@ void expect_finite_differences(const nlohmann::json& config) {
   micro.forward();
   micro.backward();
   EXPECT_GT(micro.aux(), 0);
+  std::map<std::string, at::Tensor> gradients;  // a forward with labels adds to the head's
+  for (const auto& unit : tiny.decoder.units)
+    for (const auto& w : unit->weights())
+      if (unit->trained()) gradients[w->name()] = w->grad().clone().view({-1});
   const double h = 1e-4;
   for (const auto& unit : tiny.decoder.units)
     for (const auto& w : unit->weights()) {
+      if (!unit->trained()) continue;
       double* data = unit->data().mutable_data_ptr<double>() + w->at().begin;
-      const at::Tensor grad = w->grad().contiguous().view({-1});
+      const at::Tensor grad = gradients.at(w->name());
       const int64_t n = w->numel(), most = grad.abs().argmax().item().toLong();
       for (int64_t i : {most, int64_t{0}, n / 3, 2 * n / 3, n - 1}) {
         const double at = data[i];
@@ -212,8 +243,14 @@ void expect_finite_differences(const nlohmann::json& config) {
     }
 }
 
-TEST(MicroBatch, GradientsAreFiniteDifferences) {
-  expect_finite_differences(testing::tiny_config());
+TEST_P(MicroBatches, GradientsAreFiniteDifferences) { expect_finite_differences(config()); }
+
+TEST(MicroBatch, GradientsAreFiniteDifferencesWithTwoModulesAndATiedHead) {
+  auto config = testing::tiny_deepseek();
+  config["tie_word_embeddings"] = true;
+  config["num_nextn_predict_layers"] = 2;
+  config["q_lora_rank"] = nullptr;
+  expect_finite_differences(config);
 }
 
 TEST(MicroBatch, GradientsAreFiniteDifferencesWithATiedHead) {
@@ -223,16 +260,16 @@ TEST(MicroBatch, GradientsAreFiniteDifferencesWithATiedHead) {
   expect_finite_differences(config);
 }
 
-TEST(MicroBatch, APackedRowIsItsDocumentsAlone) {
+TEST_P(MicroBatches, APackedRowIsItsDocumentsAlone) {
   // Without the auxiliary loss, which balances over a row, whatever its documents.
-  auto config = testing::tiny_config();
+  auto config = this->config();
   config["router_aux_loss_coef"] = 0.0;
   Tiny together({}, config), alone({}, config);
   MicroBatch packed(together.decoder, together.units, together.dispatcher, batch(0, 4), options());
   packed.forward();
   packed.backward();
-  double loss = 0;
-  int64_t scored = 0;
+  double loss = 0, mtp_loss = 0;
+  int64_t scored = 0, mtp_scored = 0;
   for (int r = 0; r < 4; ++r)
     for (int d = 0; d < static_cast<int>(testing::kRows[static_cast<size_t>(r)].size()); ++d) {
       MicroBatch one(alone.decoder, alone.units, alone.dispatcher, testing::make_batch({{{r, d}}}),
@@ -241,9 +278,13 @@ TEST(MicroBatch, APackedRowIsItsDocumentsAlone) {
       one.backward();
       loss += one.loss_sum();
       scored += one.scored();
+      mtp_loss += one.mtp_loss_sum();
+      mtp_scored += one.mtp_scored();
     }
   EXPECT_NEAR(packed.loss_sum(), loss, 1e-12 * loss);
   EXPECT_EQ(packed.scored(), scored);
+  EXPECT_NEAR(packed.mtp_loss_sum(), mtp_loss, 1e-12 * mtp_loss);
+  EXPECT_EQ(packed.mtp_scored(), mtp_scored);
   expect_close(together.gradients(), alone.gradients(), 1e-12);
 }
 

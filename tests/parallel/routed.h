@@ -77,16 +77,6 @@ inline nn::Decoder make_routed(nn::RouterOptions o, at::ScalarType dtype = at::k
   return d;
 }
 
-// Some of them negative; another set for each layer and `seed`.
-inline void fill_correction_biases(nn::Decoder& decoder, int seed = 0) {
-  for (size_t i = 0; i < decoder.layers.size(); ++i)
-    if (nn::Weight* bias = decoder.layers[i].block->correction_bias())
-      for (int64_t e = 0; e < kExperts; ++e) {
-        const auto phase = static_cast<double>(e + 5 * seed) + 3.0 * static_cast<double>(i);
-        bias->data()[e].fill_(0.6 * std::sin(2.3 * phase) - 0.3);
-      }
-}
-
 // One rank with such a decoder, from the same bits each time.
 struct RoutedModel {
   explicit RoutedModel(nn::RouterOptions o, UnitsOptions options = {},

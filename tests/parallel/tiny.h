@@ -1,7 +1,10 @@
-// A tiny Qwen3-MoE decoder in fp64 (one dense layer, two with experts) and four packed rows for it.
+// Tiny decoders in fp64 and four packed rows for them: Qwen3-MoE (one dense layer, two with
+// experts) and DeepSeek-V3 (one dense layer, one with experts and a shared one, multi-token
+// prediction).
 #pragma once
 #include <ATen/ops/tensor.h>
 
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -31,6 +34,37 @@ inline nlohmann::json tiny_config() {
           {"mlp_only_layers", {0}},
           {"norm_topk_prob", true},
           {"router_aux_loss_coef", 0.05},
+          {"max_position_embeddings", 16}};
+}
+
+inline nlohmann::json tiny_deepseek() {
+  return {{"architectures", {"DeepseekV3ForCausalLM"}},
+          {"hidden_size", 12},
+          {"num_hidden_layers", 2},
+          {"num_nextn_predict_layers", 1},
+          {"vocab_size", kVocab},
+          {"num_attention_heads", 3},
+          {"q_lora_rank", 8},
+          {"kv_lora_rank", 6},
+          {"qk_nope_head_dim", 4},
+          {"qk_rope_head_dim", 2},
+          {"v_head_dim", 5},
+          {"intermediate_size", 20},
+          {"first_k_dense_replace", 1},
+          {"n_routed_experts", 6},
+          {"n_shared_experts", 2},
+          {"num_experts_per_tok", 2},
+          {"moe_intermediate_size", 7},
+          {"n_group", 3},
+          {"topk_group", 2},
+          {"aux_loss_alpha", 0.05},
+          {"rope_theta", 10000.0},
+          {"rope_scaling",
+           {{"type", "yarn"},
+            {"factor", 4.0},
+            {"original_max_position_embeddings", 4},
+            {"mscale", 1.0},
+            {"mscale_all_dim", 1.0}}},
           {"max_position_embeddings", 16}};
 }
 
@@ -77,7 +111,19 @@ inline nn::Decoder make_tiny(nlohmann::json config = tiny_config(), nn::Share sh
   models::DecoderOptions options;
   options.dtype = at::kDouble;
   options.share = share;
+  options.mtp = share.ends;
   return models::make_decoder(config, "tiny", options);
+}
+
+// Some of them so far below 0 that biased scores are negative; another set for each layer and
+// `seed`.
+inline void fill_correction_biases(nn::Decoder& decoder, int seed = 0) {
+  for (size_t i = 0; i < decoder.layers.size() + decoder.mtp.size(); ++i)
+    if (nn::Weight* bias = decoder.layer(i).block->correction_bias())
+      for (int64_t e = 0; e < bias->numel(); ++e) {
+        const auto phase = static_cast<double>(e + 5 * seed) + 3.0 * static_cast<double>(i);
+        bias->data()[e].fill_(0.6 * std::sin(2.3 * phase) - 0.3);
+      }
 }
 
 // One rank with its decoder, from the same bits each time.
@@ -86,11 +132,13 @@ struct Tiny {
                 nn::Share share = {})
       : decoder(make_tiny(config, share)), comm(comm::single()), units(decoder, *comm, options) {
     initialise(units, 5, 0.3);
+    fill_correction_biases(decoder);
   }
-  // Gradients of all units, copied.
+  // Gradients of all units that have them, copied.
   std::vector<at::Tensor> gradients() {
     std::vector<at::Tensor> out;
-    for (auto& s : units.shards()) out.push_back(s.grad.clone());
+    for (auto& s : units.shards())
+      if (s.unit->trained()) out.push_back(s.grad.clone());
     return out;
   }
 

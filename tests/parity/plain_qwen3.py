@@ -103,7 +103,7 @@ def run(folder, ids, labels=None):
     return out | {k: torch.zeros_like(v) if v.grad is None else v.grad for k, v in weights.items()}
 
 
-def adamw_losses(folder, ids, labels=None, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, decay=0.1):
+def adamw_losses(folder, ids, labels=None, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, decay=0.1, forward=forward):
     """ids [steps, batch, seq] → [steps] losses, each before its update."""
     config, weights = load(folder)
     m, v = ({k: torch.zeros_like(x) for k, x in weights.items()} for _ in range(2))

@@ -20,7 +20,8 @@ using parallel::testing::same_bits;
 
 optim::AdamW make_adamw(parallel::Units& units) {
   std::vector<optim::FlatShard> shards;
-  for (const auto& s : units.shards()) shards.push_back({s.weights, s.grad, s.decay_ranges});
+  for (const auto& s : units.shards())
+    shards.push_back({s.weights, s.grad, s.decay_ranges, s.unit->trained()});
   optim::AdamWConfig config;
   return optim::AdamW(config, std::move(shards));
 }
@@ -28,13 +29,15 @@ optim::AdamW make_adamw(parallel::Units& units) {
 // What a run leaves, whole units each.
 struct Outcome {
   std::vector<at::Tensor> gradients, weights;
-  std::vector<double> losses, auxs, norms;
+  std::vector<double> losses, mtp_losses, auxs, norms;
+  std::vector<at::Tensor> loads;
   int64_t scored = 0;
 };
 
 struct Run {
   int ranks = 1, rows_at_once = 4, steps = 3;
   bool release = false;
+  nlohmann::json config = parallel::testing::tiny_config();
 };
 
 std::vector<parallel::Batch> rows_of(int rank, const Run& run) {
@@ -54,24 +57,31 @@ at::Tensor whole(comm::Comm& comm, const parallel::Shard& s, const at::Tensor& p
 Outcome outcome(const Run& run) {
   Outcome out;
   comm::run_threads(run.ranks, [&](comm::Comm& comm) {
-    nn::Decoder decoder = parallel::testing::make_tiny();
+    nn::Decoder decoder = parallel::testing::make_tiny(run.config);
     parallel::Units units(decoder, comm, {.release_after_use = run.release});
     parallel::initialise(units, 5, 0.3);
+    parallel::testing::fill_correction_biases(decoder);
     comm::LocalDispatcher dispatcher;
     optim::AdamW optimizer = make_adamw(units);
     Outcome mine;
-    const Gradients g = accumulate(decoder, units, dispatcher, rows_of(comm.rank(), run), {});
+    const Gradients g = accumulate(decoder, units, dispatcher, rows_of(comm.rank(), run), {},
+                                   /*mtp_weight=*/0.3);
     mine.scored = g.scored;
-    for (const auto& s : units.shards()) mine.gradients.push_back(whole(comm, s, s.grad));
+    mine.loads = g.loads;
+    for (const auto& s : units.shards())
+      if (s.unit->trained()) mine.gradients.push_back(whole(comm, s, s.grad));
     for (int i = 0; i < run.steps; ++i) {
-      const StepResult r = step(decoder, units, dispatcher, optimizer, rows_of(comm.rank(), run),
-                                {.lr = 1e-3, .clip_norm = 0.5});
+      const StepResult r =
+          step(decoder, units, dispatcher, optimizer, rows_of(comm.rank(), run),
+               {.lr = 1e-3, .clip_norm = 0.5, .bias_rate = 1e-3, .mtp_weight = 0.3});
       EXPECT_FALSE(r.skipped);
+      mine.mtp_losses.push_back(r.mtp_loss);
       mine.losses.push_back(r.loss);
       mine.auxs.push_back(r.aux);
       mine.norms.push_back(r.grad_norm);
     }
-    for (const auto& s : units.shards()) mine.weights.push_back(whole(comm, s, s.weights));
+    for (const auto& s : units.shards())
+      mine.weights.push_back(s.unit->trained() ? whole(comm, s, s.weights) : s.weights.clone());
     if (comm.rank() == 0) out = std::move(mine);
   });
   return out;
@@ -81,15 +91,22 @@ void expect_equal(const Outcome& got, const Outcome& want) {
   EXPECT_EQ(got.scored, want.scored);
   for (size_t i = 0; i < want.losses.size(); ++i) {
     EXPECT_NEAR(got.losses[i], want.losses[i], 1e-12) << "step " << i;
+    EXPECT_NEAR(got.mtp_losses[i], want.mtp_losses[i], 1e-12) << "step " << i;
     EXPECT_NEAR(got.auxs[i], want.auxs[i], 1e-12) << "step " << i;
     EXPECT_NEAR(got.norms[i], want.norms[i], 1e-12) << "step " << i;
   }
   ASSERT_EQ(got.weights.size(), want.weights.size());
-  for (size_t i = 0; i < want.weights.size(); ++i) {
+  for (size_t i = 0; i < want.gradients.size(); ++i) {
     EXPECT_GT(largest(want.gradients[i]), 0) << "unit " << i;
     EXPECT_LE(largest(got.gradients[i].sub(want.gradients[i])), 1e-12) << "unit " << i;
-    EXPECT_LE(largest(got.weights[i].sub(want.weights[i])), 1e-12) << "unit " << i;
   }
+  for (size_t i = 0; i < want.weights.size(); ++i)
+    EXPECT_LE(largest(got.weights[i].sub(want.weights[i])), 1e-12) << "unit " << i;
+  ASSERT_EQ(got.loads.size(), want.loads.size());
+  for (size_t i = 0; i < want.loads.size(); ++i)
+    if (want.loads[i].defined()) {
+      EXPECT_TRUE(same_bits(got.loads[i], want.loads[i])) << i;
+    }
 }
 
 TEST(DataParallel, TwoAndFourRanksEqualOne) {
@@ -110,6 +127,24 @@ TEST(Step, TheCutIntoMicroBatchesDoesNotMatter) {
     SCOPED_TRACE(std::to_string(rows) + " rows at once");
     expect_equal(outcome({.rows_at_once = rows}), one);
   }
+}
+
+// A shared expert, correction biases and multi-token prediction beside; rows of the global batch
+// that leave a module fewer tokens than others.
+TEST(Step, MultiTokenPredictionDoesNotDependOnTheCut) {
+  const auto config = parallel::testing::tiny_deepseek();
+  const Outcome one = outcome({.config = config});
+  EXPECT_GT(one.mtp_losses[0], 0);
+  EXPECT_LT(one.mtp_losses[2], one.mtp_losses[0]);
+  ASSERT_EQ(one.loads.size(), 3u);  // two layers and a module
+  EXPECT_EQ(one.loads[1].sum().item().toLong(), 2 * 32);
+  EXPECT_EQ(one.loads[2].sum().item().toLong(), 2 * (32 - 8));  // of each of 8 documents one fewer
+  for (int ranks : {1, 2, 4})
+    for (int rows : {1, 2}) {
+      SCOPED_TRACE(std::to_string(ranks) + " ranks, " + std::to_string(rows) + " rows at once");
+      expect_equal(outcome({.ranks = ranks, .rows_at_once = rows, .config = config}), one);
+    }
+  expect_equal(outcome({.ranks = 2, .release = true, .config = config}), one);
 }
 
 TEST(Step, ClipsAsTorchDoes) {

@@ -16,6 +16,7 @@ def config(**kw):
 
 
 class DeepseekV3(Family):
+    plain = "plain_deepseek"
     model_class, config_class = "DeepseekV3ForCausalLM", "DeepseekV3Config"
     cases = [
         Case("groups, q_lora", config(), seed=18, batch=2, seq=37, ignored=0.2),
