@@ -6,6 +6,7 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/rms_norm.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/topk.h>
@@ -13,6 +14,7 @@
 #include <benchmark/benchmark.h>
 #include <c10/core/InferenceMode.h>
 
+#include "ops/attention.h"
 #include "ops/dispatch.h"
 #include "ops/matmul.h"
 #include "ops/norm.h"
@@ -130,6 +132,45 @@ void rows(at::ScalarType dtype, const std::string& type) {
   add("clone/aten/", 2 * bytes, [=] { return x.clone(); });
 }
 
+// Causal attention over one row, ours beside ATen's flash attention (which takes heads first and no
+// sinks; a window only as a mask, so it has none here).
+void attention(at::ScalarType dtype, const std::string& type) {
+  struct Kind {
+    const char* name;
+    int64_t tokens, heads, kv_heads, head_dim, v_dim, window;
+  };
+  for (const Kind& c : {Kind{"grouped", 512, 8, 4, 64, 64, 0},
+                        {"grouped", 2048, 8, 4, 64, 64, 0},
+                        {"window", 2048, 8, 4, 64, 64, 128},
+                        {"latent", 1024, 8, 8, 192, 128, 0}}) {
+    const at::Tensor q = normal({c.tokens, c.heads, c.head_dim}, dtype),
+                     k = normal({c.tokens, c.kv_heads, c.head_dim}, dtype),
+                     v = normal({c.tokens, c.kv_heads, c.v_dim}, dtype),
+                     dout = normal({c.tokens, c.heads, c.v_dim}, dtype);
+    const std::vector<int64_t> docs{0, c.tokens};
+    const ops::AttentionOptions options{.scale = 0.1, .window = c.window};
+    const auto [out, lse] = ops::attention(q, k, v, docs, docs, options);
+    const double w = double(c.window ? std::min(c.window, c.tokens) : c.tokens);
+    const double pairs = w * double(c.tokens) - w * (w - 1) / 2;
+    const double flops = 2 * pairs * double(c.heads * (c.head_dim + c.v_dim));
+    auto add = [&](const std::string& name, double work, auto f) {
+      benchmark::RegisterBenchmark(
+          (name + type + "/" + c.name + "/" + std::to_string(c.tokens)).c_str(),
+          [=](State& s) { run(s, "FLOP/s", work, f); })
+          ->UseRealTime();
+    };
+    add("attention/ours/", flops, [=] { return ops::attention(q, k, v, docs, docs, options).out; });
+    add("attention_backward/ours/", 2.5 * flops, [=, out = out, lse = lse] {
+      return ops::attention_backward(dout, q, k, v, out, lse, docs, docs, options).dq;
+    });
+    if (c.window) continue;
+    auto first = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
+    add("attention/aten/", flops, [=] {
+      return at::scaled_dot_product_attention(first(q), first(k), first(v), {}, 0, true, 0.1, true);
+    });
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -137,6 +178,7 @@ int main(int argc, char** argv) {
     dense(dtype, type);
     grouped(dtype, type);
     rows(dtype, type);
+    attention(dtype, type);
   }
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();

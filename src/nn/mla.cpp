@@ -50,7 +50,8 @@ at::Tensor attend_latents(const Mla& m, const at::Tensor& q, const KvCache::Seen
   const MlaOptions& o = m.o;
   const int64_t tokens = q.size(0), rank = seen.k.size(2), rows = o.heads * tokens;
   const at::Tensor w = m.kv_b->data().view({o.heads, o.nope + o.v_dim, rank});
-  const at::Tensor offsets = at::arange(0, rows + 1, tokens, at::kLong);  // of the heads' rows
+  const at::Tensor offsets =  // of the heads' rows, as ops/matmul.h wants them
+      at::arange(0, rows + 1, tokens, q.options().dtype(q.is_cuda() ? at::kInt : at::kLong));
   const at::Tensor by_head =
       q.narrow(2, 0, o.nope).transpose(0, 1).contiguous().view({rows, o.nope});
   const at::Tensor q_latent =

@@ -1,15 +1,40 @@
 #include "ops/mla.h"
 
 #include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
-
-#include <algorithm>
 
 #include "base/check.h"
 #include "ops/blocks.h"
 #include "ops/simd.h"
 
 namespace conclave::ops {
+namespace {
+
+// to [keys, width] = Σ over heads of from [keys, heads, width], whose rows are contiguous.
+void sum_over_heads(at::Tensor& to, const at::Tensor& from) {
+  if (from.is_cuda()) {
+    to.copy_(from.sum(1, false, at::toOpMathType(from.scalar_type())));
+    return;
+  }
+  const int64_t keys = from.size(0), heads = from.size(1), width = from.size(2),
+                ld = from.stride(1);
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, from.scalar_type(), "sum_over_heads", [&] {
+    using A = acc_t<scalar_t>;
+    const scalar_t* x = from.const_data_ptr<scalar_t>();
+    scalar_t* y = to.data_ptr<scalar_t>();
+    each_block(keys, heads * width, [&](int64_t key) {
+      sweep<A>(width, [&](int64_t i, auto lanes) {
+        Vec<A> sum{};
+        for (int64_t h = key * heads; h < (key + 1) * heads; ++h)
+          sum += load(x + h * ld + i, lanes);
+        store(y + key * width + i, sum, lanes);
+      });
+    });
+  });
+}
+
+}  // namespace
 
 MlaKeysValues mla_keys_values(const at::Tensor& kv, const at::Tensor& k_rope, int64_t heads,
                               int64_t v_dim) {
@@ -24,19 +49,10 @@ MlaKeysValues mla_keys_values(const at::Tensor& kv, const at::Tensor& k_rope, in
   CHECK_DTYPE(k_rope, kv.scalar_type());
   MlaKeysValues to{at::empty({keys, heads, nope + rope}, kv.options()),
                    at::empty({keys, heads, v_dim}, kv.options())};
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, kv.scalar_type(), "mla_keys_values", [&] {
-    const scalar_t *from = kv.const_data_ptr<scalar_t>(),
-                   *turned = k_rope.const_data_ptr<scalar_t>();
-    scalar_t *k = to.k.data_ptr<scalar_t>(), *v = to.v.data_ptr<scalar_t>();
-    each_block(keys, heads * (nope + rope + v_dim), [&](int64_t key) {
-      for (int64_t h = key * heads; h < (key + 1) * heads; ++h) {
-        const scalar_t* head = from + h * (nope + v_dim);
-        std::copy_n(head, nope, k + h * (nope + rope));
-        std::copy_n(turned + key * rope, rope, k + h * (nope + rope) + nope);
-        std::copy_n(head + nope, v_dim, v + h * v_dim);
-      }
-    });
-  });
+  const at::Tensor by_head = kv.view({keys, heads, nope + v_dim});
+  to.k.narrow(2, 0, nope).copy_(by_head.narrow(2, 0, nope));
+  to.k.narrow(2, nope, rope).copy_(k_rope.unsqueeze(1).expand({keys, heads, rope}));
+  to.v.copy_(by_head.narrow(2, nope, v_dim));
   return to;
 }
 
@@ -51,22 +67,10 @@ MlaKeysValuesGrad mla_keys_values_backward(const at::Tensor& dk, const at::Tenso
   CHECK_DTYPE(dv, dk.scalar_type());
   MlaKeysValuesGrad to{at::empty({keys, heads * (nope + v_dim)}, dk.options()),
                        at::empty({keys, rope}, dk.options())};
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, dk.scalar_type(), "mla_keys_values_backward", [&] {
-    const scalar_t *k = dk.const_data_ptr<scalar_t>(), *v = dv.const_data_ptr<scalar_t>();
-    scalar_t *kv = to.dkv.data_ptr<scalar_t>(), *turned = to.dk_rope.data_ptr<scalar_t>();
-    each_block(keys, heads * (nope + rope + v_dim), [&](int64_t key) {
-      for (int64_t h = key * heads; h < (key + 1) * heads; ++h) {
-        std::copy_n(k + h * (nope + rope), nope, kv + h * (nope + v_dim));
-        std::copy_n(v + h * v_dim, v_dim, kv + h * (nope + v_dim) + nope);
-      }
-      sweep<acc_t<scalar_t>>(rope, [&](int64_t i, auto lanes) {
-        Vec<acc_t<scalar_t>> sum{};
-        for (int64_t h = key * heads; h < (key + 1) * heads; ++h)
-          sum += load(k + h * (nope + rope) + nope + i, lanes);
-        store(turned + key * rope + i, sum, lanes);
-      });
-    });
-  });
+  const at::Tensor by_head = to.dkv.view({keys, heads, nope + v_dim});
+  by_head.narrow(2, 0, nope).copy_(dk.narrow(2, 0, nope));
+  by_head.narrow(2, nope, v_dim).copy_(dv);
+  sum_over_heads(to.dk_rope, dk.narrow(2, nope, rope));
   return to;
 }
 

@@ -1,6 +1,7 @@
 // A layer under test: its weights, its inputs, its gradients in fp64 and what they are compared
 // with.
 #pragma once
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
@@ -76,7 +77,15 @@ inline double difference(Case& c, double* entry) {
   return d;
 }
 
+// Sizes here are such that a second thread only waits.
+struct OneThread {
+  OneThread() { at::set_num_threads(1); }
+  ~OneThread() { at::set_num_threads(before); }
+  int before = at::get_num_threads();
+};
+
 inline void expect_gradients(Case& c) {
+  const OneThread one;
   const auto got = c.gradients();
   std::vector<at::Tensor> points = c.inputs;
   points.insert(points.end(), {c.dense.data(), c.experts.data()});

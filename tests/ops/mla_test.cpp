@@ -20,13 +20,16 @@ Tensors inputs(Case c, at::ScalarType dtype) {  // kv, k_rope, dk, dv
           normal({c.keys, c.heads, c.v_dim}, dtype, 4)};
 }
 
-Op ours(Case c) {
-  return [=](const Tensors& in) -> Tensors {
-    auto [k, v] = mla_keys_values(in[0], in[1], c.heads, c.v_dim);
-    auto [dkv, dk_rope] = mla_keys_values_backward(in[2], in[3], c.rope);
-    return {at::cat({k, v}, 2), dkv, dk_rope};
-  };
-}
+struct MlaOp : EachDevice {
+  Op ours(Case c) const {
+    return here([=](const Tensors& in) -> Tensors {
+      auto [k, v] = mla_keys_values(in[0], in[1], c.heads, c.v_dim);
+      auto [dkv, dk_rope] = mla_keys_values_backward(in[2], in[3], c.rope);
+      return {at::cat({k, v}, 2), dkv, dk_rope};
+    });
+  }
+};
+ON_EACH_DEVICE(MlaOp);
 
 Op aten(Case c) {
   return [=](const Tensors& in) -> Tensors {
@@ -42,7 +45,7 @@ Op aten(Case c) {
   };
 }
 
-TEST(MlaKeysValues, EqualsAtenInValueAndGradient) {
+TEST_P(MlaOp, EqualsAtenInValueAndGradient) {
   for (auto c : kCases)
     for (auto dtype : kTypes) {
       SCOPED_TRACE(::testing::Message() << c.keys << " x " << c.heads << " " << dtype);
@@ -53,7 +56,7 @@ TEST(MlaKeysValues, EqualsAtenInValueAndGradient) {
     }
 }
 
-TEST(MlaKeysValues, HasTheSameBitsOnAnyNumberOfThreads) {
+TEST_P(MlaOp, HasTheSameBitsOnAnyNumberOfThreads) {
   for (auto c : kCases)
     for (auto dtype : kTypes)
       expect_same_bits_on_any_threads([&] { return ours(c)(inputs(c, dtype)); });
