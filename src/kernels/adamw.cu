@@ -132,8 +132,8 @@ void launch(const AdamWArgs<W, M, G>& a, const Ranges& ranges, int64_t begin, in
 __global__ void scalars_kernel(AdamWScalars* out, int64_t* steps, const double* lr,
                                const double* scale, const AdamWRule rule) {
   out->grad_scale = *scale;
-  if (!isfinite(*scale)) return;
-  const double step = static_cast<double>(++*steps);
+  if (isfinite(*scale)) ++*steps;
+  const double step = static_cast<double>(*steps > 1 ? *steps : 1);
   out->keep = 1 - *lr * rule.weight_decay;
   out->rest1 = 1 - rule.beta1;
   out->beta2 = rule.beta2;

@@ -180,7 +180,7 @@ void with_cut(int dim, bool aligned, const F& f) {
 
 }  // namespace
 
-int64_t head_norm_parts(int64_t rows) { return std::min(blocks_of(rows, 8), int64_t{132 * 4}); }
+int64_t head_norm_parts(int64_t rows) { return std::min(blocks_of(rows, 8), int64_t{132 * 2}); }
 
 template <class T>
 void head_norm_rotary(const HeadNormRotaryArgs<T>& a, cudaStream_t stream) {
