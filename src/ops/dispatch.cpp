@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "ops/blocks.h"
 #include "ops/device.h"
+#include "ops/expert_layout_cuda.h"
 #include "ops/gather_cuda.h"
 #include "ops/simd.h"
 
@@ -32,6 +33,8 @@ ExpertLayout expert_layout(const at::Tensor& ids, int64_t experts) {
   const int64_t tokens = ids.size(0), top_k = ids.size(1), routed = tokens * top_k;
   CHECK_SHAPE(ids, tokens, top_k);
   CHECK_DTYPE(ids, at::kLong);
+  if constexpr (kCudaBuild)
+    if (ids.is_cuda()) return cuda::expert_layout(ids, experts);
   ExpertLayout out{at::zeros({experts + 1}, ids.options()), at::empty({routed}, ids.options()),
                    at::empty_like(ids)};
   const int64_t* id = ids.const_data_ptr<int64_t>();
