@@ -1,6 +1,8 @@
 // Forward: a thread makes one pack of N outputs from two packs, flat over rows · packs. Backward: a
 // warp takes a row, its lanes every 32nd pack, so the gradient of the row's weight is a sum of
 // lanes. 256 threads a block.
+// Measured beside a copy of as many bytes, one H100, 2026-11-25: forward 1.01–1.03 of its rate at
+// the models' sizes, backward 0.98–0.99, clamped 0.81.
 #include "kernels/pack.cuh"
 #include "kernels/swiglu.h"
 
