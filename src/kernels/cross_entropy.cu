@@ -1,82 +1,17 @@
 // A block of 1,024 threads takes a row. First pass: maximum and Σ e^(x − maximum) as it goes, each
 // thread over its packs, then over the block in fixed order; the packs that fit are left in shared
 // memory. Second pass: gradients over the logits, from shared memory and, for the rest of a long
-// row, read again: a third of it at 151,936 bf16, which the L2 cache still holds (132 rows · 100
-// KB). bf16 uses the approximate exponential (2 ulp of fp32 and a relative error of 2^-24 · |x|).
-#include <algorithm>
-
+// row, read again. Long rows of bf16 have a kernel of their own on GPUs with enough shared memory
+// (cross_entropy_long.cu). bf16 uses the approximate exponential (2 ulp of fp32 and a relative
+// error of 2^-24 · |x|).
 #include "kernels/cross_entropy.h"
-#include "kernels/pack.cuh"
+#include "kernels/cross_entropy_long.h"
+#include "kernels/online_softmax.cuh"
 
 namespace conclave::kernels {
 namespace {
 
 constexpr int kThreads = 1024;
-
-template <class T>
-CONCLAVE_DEVICE acc_t<T> exponential(acc_t<T> x) {
-  if constexpr (std::is_same_v<T, bf16>)
-    return __expf(x);
-  else
-    return exp(x);
-}
-
-// e^(x − most) summed, where most is the largest x so far. Nothing seen: −inf and 0.
-template <class T>
-struct Online {
-  using A = acc_t<T>;
-  A most = -INFINITY, sum = 0;
-
-  // Both at once: a sum under another maximum is scaled to this one. A NaN stays in the sum.
-  CONCLAVE_DEVICE void add(A other_most, A other_sum) {
-    if (other_most > most) {
-      sum = sum * exponential<T>(most - other_most) + other_sum;
-      most = other_most;
-    } else if (other_sum != A(0)) {  // also a NaN; the maximum of an empty strand is −inf
-      sum += other_sum * (most == other_most ? A(1) : exponential<T>(other_most - most));
-    }
-  }
-};
-
-// The row's, the same in every thread.
-template <class T>
-CONCLAVE_DEVICE Online<T> online_of_block(Online<T> mine) {
-  using A = acc_t<T>;
-  __shared__ A most[kThreads / 32], sum[kThreads / 32];
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    const A other_most = __shfl_down_sync(0xffffffffu, mine.most, step),
-            other_sum = __shfl_down_sync(0xffffffffu, mine.sum, step);
-    mine.add(other_most, other_sum);
-  }
-  if (threadIdx.x % 32 == 0) {
-    most[threadIdx.x / 32] = mine.most;
-    sum[threadIdx.x / 32] = mine.sum;
-  }
-  __syncthreads();
-  Online<T> all;
-  for (int warp = 0; warp < kThreads / 32; ++warp) all.add(most[warp], sum[warp]);
-  return all;
-}
-
-template <class T, int N>
-CONCLAVE_DEVICE void add_pack(Online<T>& online, const Pack<T, N>& pack) {
-  using A = acc_t<T>;
-  A largest = wide(pack.at[0]);
-#pragma unroll
-  for (int n = 1; n < N; ++n) {
-    const A x = wide(pack.at[n]);
-    largest = x > largest ? x : largest;
-  }
-  if (largest > online.most) {
-    online.sum *= exponential<T>(online.most - largest);
-    online.most = largest;
-  }
-  // Where all were −inf so far, 0 stands for the maximum: −inf − −inf would be NaN.
-  const A shift = online.most == A(-INFINITY) ? A(0) : online.most;
-#pragma unroll
-  for (int n = 0; n < N; ++n) online.sum += exponential<T>(wide(pack.at[n]) - shift);
-}
 
 template <class T, int N>
 __global__ void __launch_bounds__(kThreads)
@@ -102,7 +37,8 @@ __global__ void __launch_bounds__(kThreads)
     if (i < kept) store(shared + i, pack);
     add_pack(online, pack);
   }
-  online = online_of_block(online);
+  __shared__ OnlineParts<T, kThreads> parts;
+  online = online_of_block(online, parts);
   if (threadIdx.x == 0)
     losses[blockIdx.x] = log(static_cast<double>(online.sum)) +
                          (static_cast<double>(online.most) - static_cast<double>(target));
@@ -156,6 +92,8 @@ void cross_entropy(double* losses, T* logits, const int64_t* labels, double seed
                    const CrossEntropySizes& s, cudaStream_t stream) {
   if (s.tokens == 0) return;
   constexpr int N = kPack<T>;
+  if constexpr (std::is_same_v<T, bf16>)
+    if (gradient && cross_entropy_long(losses, logits, labels, seed, s, stream)) return;
   if (s.vocab % N == 0 && aligned16(0, logits))
     launch<T, N>(losses, logits, labels, seed, gradient, s, stream);
   else

@@ -16,7 +16,7 @@ void embedding(T* out, const int64_t* ids, const T* weight, const EmbeddingSizes
 // ids in ascending order and `token` [tokens] the tokens they came from, equal ids in token order.
 // D is acc_t<T> or T. Bytes: dy once, the touched rows of dweight twice.
 template <class T, class D>
-void embedding_backward(D* dweight, const int64_t* sorted, const int64_t* token, const T* dy,
+void embedding_backward(D* dweight, const int32_t* sorted, const int64_t* token, const T* dy,
                         const EmbeddingSizes& s, cudaStream_t stream);
 
 }  // namespace conclave::kernels

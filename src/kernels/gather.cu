@@ -1,6 +1,8 @@
 // Both go by tokens, flat over tokens · packs: a thread reads one pack of a token and writes it to
 // the top_k rows (so x is read once, not top_k times), or reads that pack of the top_k rows, eight
 // in flight at once, and writes their sum. 256 threads a block.
+// Measured beside a copy of as many bytes, one H100, 2026-11-25: rows 0.90–0.91 of its rate at the
+// models' sizes, sums 0.92–0.99.
 #include "kernels/gather.h"
 #include "kernels/pack.cuh"
 

@@ -1,8 +1,9 @@
 // kLanes lanes hold a head, each kPacks times the packs at i and at i + half: both sides of its
 // pairs, so nothing is exchanged but the sum of squares. 256 threads a block.
 //
-// The backward's blocks take every gridDim-th group of rows and keep Σ dy · x̂ of their columns in
-// registers; a block adds its groups in order, kernels/reduce the blocks.
+// The backward's blocks take every gridDim-th group of rows, read the next one while they work on
+// one, and keep Σ dy · x̂ of their columns in registers; a block adds its groups in fixed order,
+// kernels/reduce the blocks.
 #include <algorithm>
 
 #include "kernels/reduce.h"
@@ -87,6 +88,32 @@ CONCLAVE_DEVICE void backward_pack(T* dx, const acc_t<T> (&g)[N], const Pack<T, 
   store(dx, narrow<T>(out));
 }
 
+// What a lane reads of one row; the next row's is on its way while one is worked on.
+template <class T, int N, int kPacks>
+struct Row {
+  Sides<T, N> g[kPacks], x[kPacks];
+  acc_t<T> rstd;
+  int64_t place;  // of the position's row in the table
+
+  template <int kLanes>
+  CONCLAVE_DEVICE void read(const T* dy, const HeadNormRotaryArgs<T>& a, int64_t row, int lane) {
+    const RotaryArgs<T>& at = a.rotary;
+    const int half = at.dim / 2;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int i = (p * kLanes + lane) * N;
+      if (i >= half) continue;
+      g[p].read(dy + row * at.dim, i, half);
+      x[p].read(at.x + row * at.dim, i, half);
+    }
+    rstd = a.rstd[row];
+    int64_t token;
+    int head;
+    split(row, at.heads, token, head);
+    place = position_of(at, token) * half;
+  }
+};
+
 template <class T, int N, int kLanes, int kPacks>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(T* dx, acc_t<T>* parts, const T* dy, const HeadNormRotaryArgs<T> a) {
@@ -94,64 +121,67 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kGroups = kThreads / kLanes;
   const RotaryArgs<T>& at = a.rotary;
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes, half = at.dim / 2;
-  const int64_t rows = at.tokens * at.heads;
+  const int64_t rows = at.tokens * at.heads, step = static_cast<int64_t>(gridDim.x) * kGroups;
   A dweight_a[kPacks][N] = {}, dweight_b[kPacks][N] = {};
+  int64_t row = static_cast<int64_t>(blockIdx.x) * kGroups + group;
+  Row<T, N, kPacks> next;
+  if (row < rows) next.template read<kLanes>(dy, a, row, lane);
+  // The same number of turns for all threads.
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * kGroups; first < rows;
-       first += static_cast<int64_t>(gridDim.x) * kGroups) {  // the same for all threads
-    const int64_t row = first + group;
+       first += step, row += step) {
     const bool active = row < rows;
-    Sides<T, N> x[kPacks];
-    A u[kPacks][N], v[kPacks][N], r = 0, dot = 0;
+    const Row<T, N, kPacks> now = next;
+    if (row + step < rows) next.template read<kLanes>(dy, a, row + step, lane);
+    A u[kPacks][N], v[kPacks][N], dot = 0;
     if (active) {
-      Sides<T, N> g[kPacks];
-#pragma unroll
-      for (int p = 0; p < kPacks; ++p) {
-        const int i = (p * kLanes + lane) * N;
-        if (i >= half) continue;
-        g[p].read(dy + row * at.dim, i, half);
-        x[p].read(at.x + row * at.dim, i, half);
-      }
-      r = a.rstd[row];
-      int64_t token;
-      int head;
-      split(row, at.heads, token, head);
-      const int64_t place = position_of(at, token) * half;
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
         const int i = (p * kLanes + lane) * N;
         if (i >= half) continue;
 #pragma unroll
-        for (int n = 0; n < N; ++n) u[p][n] = wide(g[p].a.at[n]), v[p][n] = wide(g[p].b.at[n]);
-        rotate<N>(u[p], v[p], at.cos + place + i, at.sin + place + i, A(-1));
+        for (int n = 0; n < N; ++n)
+          u[p][n] = wide(now.g[p].a.at[n]), v[p][n] = wide(now.g[p].b.at[n]);
+        rotate<N>(u[p], v[p], at.cos + now.place + i, at.sin + now.place + i, A(-1));
         const Pack<T, N> wa = load<N>(a.weight + i), wb = load<N>(a.weight + half + i);
 #pragma unroll
         for (int n = 0; n < N; ++n)
-          dot += u[p][n] * wide(wa.at[n]) * wide(x[p].a.at[n]) +
-                 v[p][n] * wide(wb.at[n]) * wide(x[p].b.at[n]);
+          dot += u[p][n] * wide(wa.at[n]) * wide(now.x[p].a.at[n]) +
+                 v[p][n] * wide(wb.at[n]) * wide(now.x[p].b.at[n]);
       }
     }
-    const A mean = sum_of_lanes<kLanes>(dot) * r / A(at.dim);
+    dot = sum_of_lanes<kLanes>(dot);
     if (!active) continue;
+    const A r = now.rstd, mean = dot * r / A(at.dim);
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const int i = (p * kLanes + lane) * N;
       if (i >= half) continue;
       T* to = dx + row * at.dim + i;
-      backward_pack(to, u[p], x[p].a, r, mean, a.weight + i, dweight_a[p]);
-      backward_pack(to + half, v[p], x[p].b, r, mean, a.weight + half + i, dweight_b[p]);
+      backward_pack(to, u[p], now.x[p].a, r, mean, a.weight + i, dweight_a[p]);
+      backward_pack(to + half, v[p], now.x[p].b, r, mean, a.weight + half + i, dweight_b[p]);
     }
   }
+  // A warp's groups by exchange, then the warps one after the other.
   __shared__ A total[kMostHeadDim];
-  for (int g = 0; g < kGroups; ++g) {
-    if (group == g) {
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p)
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int apart = kLanes; apart < 32; apart *= 2) {
+        dweight_a[p][n] += __shfl_xor_sync(0xffffffffu, dweight_a[p][n], apart);
+        dweight_b[p][n] += __shfl_xor_sync(0xffffffffu, dweight_b[p][n], apart);
+      }
+  for (int warp = 0; warp < kThreads / 32; ++warp) {
+    if (threadIdx.x / 32 == warp && threadIdx.x % 32 < kLanes) {
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
         const int i = (p * kLanes + lane) * N;
         if (i >= half) continue;
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-          total[i + n] = dweight_a[p][n] + (g == 0 ? A(0) : total[i + n]);
-          total[half + i + n] = dweight_b[p][n] + (g == 0 ? A(0) : total[half + i + n]);
+          total[i + n] = dweight_a[p][n] + (warp == 0 ? A(0) : total[i + n]);
+          total[half + i + n] = dweight_b[p][n] + (warp == 0 ? A(0) : total[half + i + n]);
         }
       }
     }
@@ -180,7 +210,7 @@ void with_cut(int dim, bool aligned, const F& f) {
 
 }  // namespace
 
-int64_t head_norm_parts(int64_t rows) { return std::min(blocks_of(rows, 8), int64_t{132 * 4}); }
+int64_t head_norm_parts(int64_t rows) { return std::min(blocks_of(rows, 8), int64_t{132 * 2}); }
 
 template <class T>
 void head_norm_rotary(const HeadNormRotaryArgs<T>& a, cudaStream_t stream) {

@@ -13,6 +13,7 @@ __global__ void __launch_bounds__(1024)
   const int64_t column = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   A sum = 0;
   if (column < columns)
+#pragma unroll 8
     for (int64_t b = threadIdx.y; b < blocks; b += 32) sum += parts[b * columns + column];
   strands[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();

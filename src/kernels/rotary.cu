@@ -1,6 +1,8 @@
 // A thread turns one pack of pairs: the packs at i and i + half, or the two packs that 2 N
 // interleaved elements are; threads beyond those copy a pack of the part that is passed on. 256
 // threads a block, flat over tokens · heads · packs.
+// Measured beside a copy of as many bytes, one H100, 2026-11-25: 0.97 of its rate for 64 heads of
+// 64, 0.81 for 128 heads of which 64 of 192 elements turn, interleaved.
 #include "kernels/rotary.h"
 #include "kernels/rotary_pair.cuh"
 

@@ -26,11 +26,13 @@ void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Te
   const OnDevice stream(dy, {{"ids", ids}, {"dweight", dweight}});
   if (ids.numel() == 0) return;
   const kernels::EmbeddingSizes s{ids.numel(), dweight.size(0), dweight.size(1)};
-  // Stable: tokens ascend among equal ids.
-  const auto [sorted, token] = at::sort(ids, /*stable=*/true, /*dim=*/0, /*descending=*/false);
+  TORCH_CHECK(s.vocab <= INT32_MAX, "vocab: expected at most ", INT32_MAX, ", got ", s.vocab);
+  // Stable: tokens ascend among equal ids. 32 bits are sorted in half the passes of 64.
+  const auto [sorted, token] =
+      at::sort(ids.to(at::kInt), /*stable=*/true, /*dim=*/0, /*descending=*/false);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, dy.scalar_type(), "embedding_backward_", [&] {
     auto run = [&](auto* to) {
-      kernels::embedding_backward(to, sorted.template const_data_ptr<int64_t>(),
+      kernels::embedding_backward(to, sorted.template const_data_ptr<int32_t>(),
                                   token.template const_data_ptr<int64_t>(), in<scalar_t>(dy), s,
                                   stream);
     };

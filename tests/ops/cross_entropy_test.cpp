@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
@@ -57,7 +58,9 @@ Tensors our_loss(const Case& c, const Tensors& in) {
   at::Tensor dw = at::zeros(in[1].sizes(), in[1].options().dtype(wide));
   const auto result = linear_cross_entropy(in[0], in[1], in[2], kSeed, dw, c.max_logits);
   EXPECT_EQ(result.scored, in[2].ne(kIgnore).sum().item().toLong());
-  return {at::full({1}, result.loss_sum, wide), result.dx, dw};
+  // On CUDA the logits are of x's type, so the loss is no better; see LossIsThatOfTheLogits.
+  return {at::full({1}, result.loss_sum, in[0].is_cuda() ? in[0].scalar_type() : wide), result.dx,
+          dw};
 }
 
 TEST_P(LinearCrossEntropyOp, EqualsAtenInValueAndGradient) {
@@ -66,6 +69,47 @@ TEST_P(LinearCrossEntropyOp, EqualsAtenInValueAndGradient) {
       SCOPED_TRACE(std::to_string(c.tokens) + " tokens, vocabulary " + std::to_string(c.vocab));
       testing::expect_as_good_as_aten(here([&](const Tensors& in) { return our_loss(c, in); }),
                                       aten_loss, inputs(c, dtype));
+    }
+}
+
+// Beyond the logits' own rounding nothing is lost: long rows, whose packs are in shared memory, in
+// registers and beyond both, and more rows than blocks; every seventh is not scored.
+TEST_P(LinearCrossEntropyOp, LossIsThatOfTheLogits) {
+  for (const Case& c : {Case{300, 8, 70000, 0},
+                        {150, 8, 151936, 0},
+                        {140, 8, 201088, 0},
+                        {135, 8, 260096, 0},
+                        {40, 8, 999, 0}})
+    for (auto dtype : {at::kFloat, at::kBFloat16}) {
+      if (!on_cuda() && c.vocab > 1000) continue;  // the CPU's logits are never rounded
+      SCOPED_TRACE(::testing::Message() << c.tokens << " x " << c.vocab << " " << dtype);
+      Tensors in = inputs(c, dtype);
+      in[2].slice(0, 0, c.tokens, 7).fill_(kIgnore);
+      const Tensors got = here([&](const Tensors& in) -> Tensors {
+        at::Tensor sum = at::zeros({1}, in[0].options().dtype(at::kDouble));
+        at::Tensor dw = at::zeros(in[1].sizes(), in[0].options().dtype(at::kFloat));
+        const at::Tensor dx = linear_cross_entropy_(sum, in[0], in[1], in[2], kSeed, dw);
+        const at::Tensor log_p = at::matmul(in[0], in[1].t()).to(at::kDouble).log_softmax(-1);
+        const at::Tensor scored = in[2].ne(kIgnore).unsqueeze(1),
+                         label = in[2].clamp_min(0).unsqueeze(1);
+        const at::Tensor loss = -(log_p.gather(1, label) * scored).sum();
+        at::Tensor dlogits = log_p.exp();
+        dlogits.scatter_add_(1, label, at::full_like(label, -1, dlogits.options()));
+        dlogits *= scored * kSeed;
+        return {sum,
+                loss.view({1}),
+                dx.to(at::kDouble),
+                dlogits.matmul(in[1].to(at::kDouble)),
+                dw.to(at::kDouble),
+                dlogits.t().matmul(in[0].to(at::kDouble))};
+      })(in);
+      if (!on_cuda() && dtype == at::kBFloat16) continue;
+      const double loss = got[1].item().toDouble();
+      EXPECT_NEAR(got[0].item().toDouble(), loss, 1e-5 * loss);
+      const double allowed = dtype == at::kFloat ? 1e-4 : 0x1p-7;
+      for (size_t i : {2, 4})
+        EXPECT_LE(testing::distance(got[i], got[i + 1]),
+                  allowed * got[i + 1].abs().max().item().toDouble());
     }
 }
 
