@@ -1,9 +1,8 @@
 // A block of 256 sums 32,768 neighbouring elements, each thread every 256th pack, in fp64, which
 // keeps up with the reading on GPUs that compute fp64 at half the rate of fp32; one block of 1,024
 // adds up the blocks.
-#include "kernels/squared_sum.h"
-
 #include "kernels/pack.cuh"
+#include "kernels/squared_sum.h"
 
 namespace conclave::kernels {
 namespace {

@@ -35,13 +35,15 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       padding(read_padding(k, vocab)),
       eps(k.number({"rms_norm_eps"}, otherwise.eps)),
       initializer_range(k.number({"initializer_range"}, 0.02)),
-      aux_coef(options.aux_coef < 0 ? k.number({"router_aux_loss_coef"}, otherwise.aux_coef)
-                                    : options.aux_coef),
+      aux_coef(options.aux_coef < 0
+                   ? k.number({"router_aux_loss_coef", "aux_loss_alpha"}, otherwise.aux_coef)
+                   : options.aux_coef),
       sequence_aux_coef(std::max(options.sequence_aux_coef, 0.0)),
       z_coef(std::max(options.z_coef, 0.0)),
       tied(k.flag("tie_word_embeddings", false)),
       biases(k.flag("attention_bias", otherwise.biases)),
-      renormalise(k.flag("norm_topk_prob", otherwise.renormalise)) {
+      renormalise(k.flag("norm_topk_prob", otherwise.renormalise)),
+      mtp_made(options.mtp) {
   if (heads % kv_heads)
     k.refuse("num_key_value_heads", "expected a divisor of num_attention_heads");
   if (top_k > experts)
@@ -53,7 +55,31 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
     k.refuse("attention_dropout", "expected 0; dropout is not supported");
 }
 
+nn::Weight* Frame::bias(nn::Weights& w, const std::string& name, int64_t width) const {
+  return biases ? &w.add(name, {width}) : nullptr;
+}
+
+void Frame::check_groups(const Keys& k, int64_t groups, int64_t top_groups) const {
+  if (groups > 1 && (experts % groups || experts / groups < 2))
+    k.refuse("n_group", "expected equal groups of at least 2 of the " + std::to_string(experts) +
+                            " experts, got " + std::to_string(groups) + " groups");
+  if (top_groups > groups)
+    k.refuse("topk_group", "expected at most n_group = " + std::to_string(groups));
+  if (const int64_t most = top_groups * (experts / groups); top_k > most)
+    k.refuse("num_experts_per_tok",
+             "expected at most the " + std::to_string(most) + " experts of topk_group groups");
+}
+
 double Frame::scale() const { return 1 / std::sqrt(static_cast<double>(head_dim)); }
+
+nn::RouterOptions Frame::router(int layer) const {
+  return {.top_k = top_k,
+          .renormalise = renormalise,
+          .aux_coef = aux_coef,
+          .sequence_aux_coef = sequence_aux_coef,
+          .z_coef = z_coef,
+          .layer = layer};
+}
 
 nn::LayerFacts Frame::facts() const {
   nn::LayerFacts f;
@@ -68,33 +94,6 @@ ops::RotaryTable Frame::rotary(const Keys& k, int64_t dim, const ops::RopeConfig
   if (dim % 2)
     k.refuse("head_dim", "expected an even number (rotary pairs), got " + std::to_string(dim));
   return ops::rotary_table(max_positions, dim, read_rope(k, otherwise), dtype);
-}
-
-nn::Decoder assemble(const Frame& frame, const std::string& model_type, at::ScalarType dtype,
-                     const std::function<nn::LayerFacts(int)>& facts,
-                     const std::function<std::unique_ptr<nn::Block>(int, nn::Weights)>& block) {
-  nn::Decoder d;
-  d.model_type = model_type;
-  d.model_file = "src/models/" + model_type + ".cpp";
-  d.vocab = frame.vocab, d.hidden = frame.hidden, d.max_positions = frame.max_positions;
-  d.padding = frame.padding;
-  d.norm_eps = frame.eps, d.initializer_range = frame.initializer_range, d.tied = frame.tied;
-  d.begin(dtype);
-  for (int i = 0; i < frame.layers; ++i) {
-    const std::string unit = "layers." + std::to_string(i);
-    nn::Layer layer;
-    layer.name = "model." + unit;
-    layer.facts = facts(i);
-    layer.dense = &d.add_unit(unit + ".dense", dtype);
-    if (layer.facts.experts > 0) layer.experts = &d.add_unit(unit + ".experts", dtype);
-    if (layer.facts.correction_bias)
-      layer.router = &d.add_unit(unit + ".router", dtype, /*trained=*/false);
-    layer.block =
-        block(i, nn::Weights(layer.name + ".", *layer.dense, layer.experts, layer.router));
-    d.layers.push_back(std::move(layer));
-  }
-  d.finish(dtype);
-  return d;
 }
 
 }  // namespace conclave::models

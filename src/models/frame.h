@@ -7,6 +7,7 @@
 #include "models/keys.h"
 #include "models/registry.h"
 #include "nn/attention.h"
+#include "nn/router.h"
 
 namespace conclave::models {
 
@@ -23,15 +24,25 @@ struct Frame {
   int64_t hidden, layers, vocab, heads, kv_heads, head_dim, max_positions;
   int64_t experts, top_k, ffn;  // of the layers with experts
   int64_t padding;              // Decoder::padding
-  double eps, initializer_range, aux_coef, sequence_aux_coef, z_coef;
+  double eps, initializer_range;
+  double aux_coef, sequence_aux_coef, z_coef;  // of the router's losses
   bool tied;
   bool biases;       // of the attention's projections
   bool renormalise;  // norm_topk_prob: the chosen experts' weights sum to 1
+  // Modules of multi-token prediction in the checkpoint, and whether they are made.
+  int64_t mtp_modules = 0;
+  bool mtp_made;
 
   // Reads and checks them; also refuses activations other than silu, and dropout.
   Frame(const Keys& k, const DecoderOptions& options, const Defaults& otherwise);
 
   double scale() const;  // of a query times a key: 1 / √head_dim
+  // A bias of the attention's projections, where there are any.
+  nn::Weight* bias(nn::Weights& w, const std::string& name, int64_t width) const;
+  // That `top_groups` of `groups` groups of experts can be chosen from (ops/router.h).
+  void check_groups(const Keys& k, int64_t groups, int64_t top_groups) const;
+  // Softmax over all experts, then the chosen ones; other scorings change it.
+  nn::RouterOptions router(int layer) const;
   // Sizes of a layer with grouped-query attention and experts.
   nn::LayerFacts facts() const;
   // For the turned `dim` elements of a head.
@@ -40,8 +51,8 @@ struct Frame {
 };
 
 // Embedding, final norm and head as `frame` says, and between them the layers: their facts (with
-// experts, and with a correction bias, a unit for each), then their blocks. `model_type` as
-// config.json says it; src/models/MODEL_TYPE.cpp wires the blocks.
+// experts, and with a correction bias, a unit for each), then their blocks. Layers after the last
+// are those of the modules of multi-token prediction. src/models/MODEL_TYPE.cpp wires the blocks.
 nn::Decoder assemble(
     const Frame& frame, const std::string& model_type, at::ScalarType dtype,
     const std::function<nn::LayerFacts(int layer)>& facts,

@@ -30,10 +30,6 @@ class GptOssBlock : public Block {
   }
 
  private:
-  Weight* bias(Weights& w, const std::string& name, int64_t width) {
-    return c_.biases ? &w.add(name, {width}) : nullptr;
-  }
-
   const GptOssConfig c_;
   const int layer_;
   const ops::RotaryTable rotary_;
@@ -58,10 +54,10 @@ GptOssBlock::GptOssBlock(const GptOssConfig& c, int layer, const ops::RotaryTabl
       ffn_norm_(w.add("post_attention_layernorm.weight", {c.hidden})),
       router_(w.add("mlp.router.weight", {c.experts, c.hidden})),
       router_bias_(w.add("mlp.router.bias", {c.experts})),
-      q_bias_(bias(w, "self_attn.q_proj.bias", c.heads * c.head_dim)),
-      k_bias_(bias(w, "self_attn.k_proj.bias", c.kv_heads * c.head_dim)),
-      v_bias_(bias(w, "self_attn.v_proj.bias", c.kv_heads * c.head_dim)),
-      o_bias_(bias(w, "self_attn.o_proj.bias", c.hidden)),
+      q_bias_(c.bias(w, "self_attn.q_proj.bias", c.heads * c.head_dim)),
+      k_bias_(c.bias(w, "self_attn.k_proj.bias", c.kv_heads * c.head_dim)),
+      v_bias_(c.bias(w, "self_attn.v_proj.bias", c.kv_heads * c.head_dim)),
+      o_bias_(c.bias(w, "self_attn.o_proj.bias", c.hidden)),
       gate_up_(w.add_fused_experts("mlp.experts.gate_up_proj", {c.experts, 2 * c.ffn, c.hidden},
                                    /*transposed=*/true)),
       gate_up_bias_(
@@ -84,12 +80,9 @@ Value GptOssBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [token
 }
 
 Routed GptOssBlock::route(Tape& t, const Value& h, const Rows& rows) {
-  return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), router_, rows,
-                   {.scoring = Scoring::top_k_then_softmax,
-                    .top_k = c_.top_k,
-                    .bias = &router_bias_,
-                    .aux_coef = c_.aux_coef,
-                    .layer = layer_});
+  RouterOptions options = c_.router(layer_);
+  options.scoring = Scoring::top_k_then_softmax, options.bias = &router_bias_;
+  return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), router_, rows, options);
 }
 
 GptOssConfig::GptOssConfig(const Keys& k, const DecoderOptions& options)

@@ -24,6 +24,12 @@ void Keys::refuse(const std::string& key, const std::string& what) const {
   throw ConfigError((place == places_.end() ? from_ : place->second) + ": `" + key + "`: " + what);
 }
 
+void Keys::expect(const std::map<std::string, nlohmann::json>& values) const {
+  for (const auto& [key, value] : values)
+    if (const auto* v = find({key}); v && *v != value)
+      refuse(key, "expected " + value.dump() + ", got " + v->dump() + "; others are not supported");
+}
+
 void Keys::refuse_unknown(const std::set<std::string>& without_effect_here) const {
   for (const auto& [key, place] : places_) {
     if (asked_.count(key) || without_effect_here.count(key)) continue;
@@ -34,15 +40,24 @@ void Keys::refuse_unknown(const std::set<std::string>& without_effect_here) cons
 }
 
 int64_t Keys::count(const std::vector<std::string>& names) const {
+  if (!find(names)) refuse(names.front(), "missing; expected an integer of at least 1");
+  return count(names, 1);
+}
+
+int64_t Keys::count(const std::vector<std::string>& names, int64_t otherwise, int64_t least) const {
   const auto* v = find(names);
-  if (!v) refuse(names.front(), "missing; expected an integer of at least 1");
-  if (!v->is_number_integer() || v->get<int64_t>() < 1 || v->get<int64_t>() > (int64_t{1} << 40))
-    refuse(names.front(), "expected an integer of at least 1, got " + v->dump());
+  if (!v) return otherwise;
+  if (!v->is_number_integer() || v->get<int64_t>() < least ||
+      v->get<int64_t>() > (int64_t{1} << 40))
+    refuse(names.front(),
+           "expected an integer of at least " + std::to_string(least) + ", got " + v->dump());
   return v->get<int64_t>();
 }
 
-int64_t Keys::count(const std::vector<std::string>& names, int64_t otherwise) const {
-  return find(names) ? count(names) : otherwise;
+bool Keys::is_null(const std::string& name) const {
+  asked_.insert(name);
+  const auto found = config_.find(name);
+  return found != config_.end() && found->is_null();
 }
 
 double Keys::number(const std::vector<std::string>& names, double otherwise) const {

@@ -24,8 +24,9 @@ class Keys {
   const nlohmann::json* find(const std::vector<std::string>& names) const;
 
   int64_t count(const std::vector<std::string>& names) const;  // an integer ≥ 1; required
-  int64_t count(const std::vector<std::string>& names,
-                int64_t otherwise) const;  // or `otherwise` where it is absent
+  // An integer ≥ `least`, or `otherwise` where it is absent.
+  int64_t count(const std::vector<std::string>& names, int64_t otherwise, int64_t least = 1) const;
+  bool is_null(const std::string& name) const;  // it is there, without a value
   double number(const std::vector<std::string>& names, double otherwise) const;
   bool flag(const std::string& name, bool otherwise) const;
   std::string text(const std::vector<std::string>& names, const std::string& otherwise) const;
@@ -36,6 +37,9 @@ class Keys {
   // `without_effect_here` (what transformers writes and training does not need). Names the nearest
   // known key. A config.json may hold anything.
   void refuse_unknown(const std::set<std::string>& without_effect_here) const;
+
+  // Refuses other values of these keys than the ones given, which go without saying.
+  void expect(const std::map<std::string, nlohmann::json>& values) const;
 
   // For a value that is well-formed and cannot be used: "config.json: `key`: what".
   [[noreturn]] void refuse(const std::string& key, const std::string& what) const;

@@ -38,10 +38,6 @@ class Qwen3MoeBlock : public Block {
   Value feed_forward(Tape& t, const Value& h) override;
 
  private:
-  Weight* bias(Weights& w, const std::string& name, int64_t width) {
-    return c_.biases ? &w.add(name, {width}) : nullptr;
-  }
-
   const Qwen3MoeConfig c_;
   const int layer_;
   const bool sparse_;
@@ -65,10 +61,10 @@ Qwen3MoeBlock::Qwen3MoeBlock(const Qwen3MoeConfig& c, int layer, const ops::Rota
       q_norm_(w.add("self_attn.q_norm.weight", {c.head_dim})),
       k_norm_(w.add("self_attn.k_norm.weight", {c.head_dim})),
       ffn_norm_(w.add("post_attention_layernorm.weight", {c.hidden})),
-      q_bias_(bias(w, "self_attn.q_proj.bias", c.heads * c.head_dim)),
-      k_bias_(bias(w, "self_attn.k_proj.bias", c.kv_heads * c.head_dim)),
-      v_bias_(bias(w, "self_attn.v_proj.bias", c.kv_heads * c.head_dim)),
-      o_bias_(bias(w, "self_attn.o_proj.bias", c.hidden)) {
+      q_bias_(c.bias(w, "self_attn.q_proj.bias", c.heads * c.head_dim)),
+      k_bias_(c.bias(w, "self_attn.k_proj.bias", c.kv_heads * c.head_dim)),
+      v_bias_(c.bias(w, "self_attn.v_proj.bias", c.kv_heads * c.head_dim)),
+      o_bias_(c.bias(w, "self_attn.o_proj.bias", c.hidden)) {
   if (sparse_) {
     router_ = &w.add("mlp.gate.weight", {c.experts, c.hidden});
     gate_up_ = &w.add_experts("mlp.experts.{}.{gate_proj,up_proj}.weight",
@@ -92,14 +88,7 @@ Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tok
 }
 
 Routed Qwen3MoeBlock::route(Tape& t, const Value& h, const Rows& rows) {
-  return nn::route(
-      t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows,
-      {.top_k = c_.top_k,
-       .renormalise = c_.renormalise,
-       .aux_coef = c_.aux_coef,
-       .sequence_aux_coef = c_.sequence_aux_coef,
-       .z_coef = c_.z_coef,
-       .layer = layer_});
+  return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows, c_.router(layer_));
 }
 
 Value Qwen3MoeBlock::feed_forward(Tape& t, const Value& h) {

@@ -12,6 +12,7 @@ namespace {
 using MakeDecoder = nn::Decoder (*)(const Keys&, const DecoderOptions&);
 
 const std::map<std::string, MakeDecoder> kRegistry = {
+    {"DeepseekV3ForCausalLM", make_deepseek_v3},
     {"GptOssForCausalLM", make_gpt_oss},
     {"OlmoeForCausalLM", make_olmoe},
     {"Qwen3MoeForCausalLM", make_qwen3_moe},

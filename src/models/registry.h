@@ -19,6 +19,7 @@ struct DecoderOptions {
   // Coefficients of the router's losses (nn/router.h): auxiliary, sequence auxiliary, z; negative:
   // what config.json says, 0 where it has no key for it.
   double aux_coef = -1, sequence_aux_coef = -1, z_coef = -1;
+  bool mtp = false;  // with the modules of multi-token prediction that config.json names
   std::map<std::string, std::string>
       places;  // of a config that is written inline: where each key stands (base/config_tree.h);
                // unknown keys are refused then
@@ -33,6 +34,7 @@ nn::Decoder make_decoder(const nlohmann::json& config, const std::string& from,
 std::vector<std::string> architectures();
 
 // One line an architecture, defined in its file; registry.cpp lists them under their names.
+nn::Decoder make_deepseek_v3(const Keys& keys, const DecoderOptions& options);
 nn::Decoder make_gpt_oss(const Keys& keys, const DecoderOptions& options);
 nn::Decoder make_olmoe(const Keys& keys, const DecoderOptions& options);
 nn::Decoder make_qwen3_moe(const Keys& keys, const DecoderOptions& options);

@@ -88,4 +88,9 @@ ops::RopeConfig read_rope(const Keys& k, double default_theta) {
   return read_rope(k, ops::RopeConfig{.theta = default_theta});
 }
 
+double attention_scale(const ops::RopeConfig& rope, int64_t head_dim) {
+  const double mscale = rope.yarn ? ops::yarn_mscale(rope.factor, rope.mscale_all_dim) : 1;
+  return mscale * mscale / std::sqrt(double(head_dim));
+}
+
 }  // namespace conclave::models

@@ -12,4 +12,8 @@ namespace conclave::models {
 ops::RopeConfig read_rope(const Keys& k, const ops::RopeConfig& otherwise);
 ops::RopeConfig read_rope(const Keys& k, double default_theta);
 
+// Of q·k before the softmax: 1/√head_dim, with YaRN times the square of its mscale at
+// mscale_all_dim, as DeepSeek has it.
+double attention_scale(const ops::RopeConfig& rope, int64_t head_dim);
+
 }  // namespace conclave::models

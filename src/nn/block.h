@@ -1,7 +1,8 @@
 // A block of a decoder is made of segments: mix (attention half) → route (norm, router) → dispatch
-// → experts → combine → join. Communication segments are steps of whoever runs the block
-// (parallel/); each compute segment leaves its own tape, so a schedule may run another micro-batch,
-// a shared expert or a weight gradient while a dispatch is in flight.
+// → shared (the shared expert, while rows are on their way) → experts → combine → join.
+// Communication segments are steps of whoever runs the block (parallel/); each compute segment
+// leaves its own tape, so a schedule may run another micro-batch, a shared expert or a weight
+// gradient while a dispatch is in flight.
 #pragma once
 #include <memory>
 #include <vector>
@@ -78,6 +79,10 @@ class Block {
   // True: route, experts and join are called. False: feed_forward is.
   virtual bool has_experts() const { return true; }
   virtual Routed route(Tape& tape, const Value& h, const Rows& rows) = 0;
+  // A shared expert, which every token meets: shared is called with route's x, and its output is
+  // added to what the experts' rows combine to.
+  virtual bool has_shared_expert() const { return false; }
+  virtual Value shared(Tape&, const Value&) { return {}; }  // [tokens, hidden]
   virtual Value experts(
       Tape& tape, const Received& received) = 0;  // [received, hidden], routing weights applied
   virtual Value join(Tape& tape, const Value& h, const Value& combined);  // h + combined

@@ -3,6 +3,7 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nn/block.h"
@@ -41,6 +42,16 @@ struct Layer {
   LayerFacts facts;
 };
 
+// A module of multi-token prediction (arXiv 2412.19437, section 2.2). Its input at position i is
+// eh_proj of [enorm(embedding of token i + depth), hnorm(state i)], where the states are those
+// that the main model's head sees, or the module before's; then come a layer and a norm, whose
+// output the main model's head turns into a prediction of token i + depth + 1.
+struct Mtp {
+  Weight *enorm = nullptr, *hnorm = nullptr, *norm = nullptr;  // [hidden]
+  Weight* eh_proj = nullptr;                                   // [hidden, 2 · hidden]
+  Layer layer;  // all weights but the experts' are in layer.dense
+};
+
 struct Decoder {
   std::string architecture;  // e.g. Qwen3MoeForCausalLM
   std::string model_type;    // e.g. qwen3_moe, as config.json says it
@@ -56,6 +67,17 @@ struct Decoder {
        *head_unit = nullptr;  // head_unit == embedding_unit if tied
   Weight *embedding = nullptr, *final_norm = nullptr, *head = nullptr;
   std::vector<Layer> layers;
+  std::vector<Mtp> mtp;  // in training only, where they are wanted; units after the head's
+
+  // Layer i < layers.size(), or after them that of a module of multi-token prediction.
+  const Layer& layer(size_t i) const {
+    return i < layers.size() ? layers[i] : mtp.at(i - layers.size()).layer;
+  }
+
+  // What a checkpoint may hold beside the weights, read past on loading: names, `*` for any run of
+  // characters; and weights under a second name, read past too, and written on saving.
+  std::vector<std::string> beside;
+  std::vector<std::pair<std::string, const Weight*>> copies;
 
   // An untrained unit is fp32 where dtype is narrower: its buffers stay exact in a bf16 model.
   Unit& add_unit(std::string name, at::ScalarType dtype, bool trained = true);

@@ -1,6 +1,7 @@
 #include "nn/linear.h"
 
 #include <ATen/ops/add.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
 
 #include "ops/embedding.h"
@@ -90,6 +91,15 @@ Value add(Tape& tape, const Value& a, const Value& b) {
                      [ia = a.id, ib = b.id](Tape& tape, const at::Tensor& dy) {
                        tape.add_grad(ia, dy);
                        tape.add_grad(ib, dy);
+                     });
+}
+
+Value concat(Tape& tape, const Value& a, const Value& b) {
+  const int64_t m = a.data.size(1), n = b.data.size(1);
+  return tape.record(at::cat({a.data, b.data}, 1),
+                     [ia = a.id, ib = b.id, m, n](Tape& tape, const at::Tensor& dy) {
+                       tape.add_grad(ia, dy.narrow(1, 0, m).contiguous());
+                       tape.add_grad(ib, dy.narrow(1, m, n).contiguous());
                      });
 }
 

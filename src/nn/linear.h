@@ -33,6 +33,9 @@ std::pair<Value, Value> split(Tape& tape, const Value& x, int64_t a);
 
 Value add(Tape& tape, const Value& a, const Value& b);
 
+// a [tokens, m], b [tokens, n] → [tokens, m + n].
+Value concat(Tape& tape, const Value& a, const Value& b);
+
 // ids [tokens] → rows of w [vocab, hidden]. The token `padding` leaves no gradient in its row.
 Value embedding(Tape& tape, const at::Tensor& ids, Weight& w, int64_t padding = -1);
 

@@ -59,6 +59,8 @@ class Tape {
   Saved save(const Value& v);
   // Also accounts for a tensor that a closure keeps by itself (statistics, ids).
   Saved save(const std::string& tensor_class, const at::Tensor& t);
+  // `t` is kept by another tape of the same micro-batch, which accounts for it.
+  void counted_elsewhere(const at::Tensor& t) { counted_.insert(t.storage().data()); }
 
   void add_grad(int id, const at::Tensor& g);
   void later(std::function<void()> weight_gradient) {

@@ -99,7 +99,7 @@ void check_same_model(const nlohmann::json& ours, const std::string& checkpoint)
 // What config.json of a checkpoint says beside the architecture's own keys.
 nlohmann::json config_to_save(nlohmann::json config, const nn::Decoder& decoder,
                               const std::string& dtype, int32_t eos) {
-  config["model_type"] = decoder.model_type;
+  if (!config.contains("model_type")) config["model_type"] = decoder.model_type;
   config.erase("torch_dtype");
   config["dtype"] = dtype == "bf16" ? "bfloat16" : dtype == "fp64" ? "float64" : "float32";
   config["eos_token_id"] = eos;

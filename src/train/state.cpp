@@ -44,7 +44,8 @@ std::vector<checkpoint::NamedTensor> named_tensors(parallel::Units& units, const
   each_piece(units, of, [&](const comm::Piece& piece, const at::Tensor& part, int64_t first) {
     TORCH_CHECK(first == 0 && part.numel() == piece.at.size(), piece.name,
                 ": expected a whole tensor; saving is for one rank");
-    out.push_back({piece.name + suffix, part.view(piece.shape)});
+    const at::Tensor whole = part.view(piece.shape);
+    out.push_back({piece.name + suffix, piece.transposed ? whole.transpose(-2, -1) : whole});
   });
   return out;
 }
@@ -53,7 +54,7 @@ std::vector<checkpoint::LoadTarget> load_targets(parallel::Units& units, const O
                                                  const std::string& suffix) {
   std::vector<checkpoint::LoadTarget> out;
   each_piece(units, of, [&](const comm::Piece& piece, const at::Tensor& part, int64_t first) {
-    out.push_back({piece.name + suffix, piece.shape, part, first});
+    out.push_back({piece.name + suffix, piece.shape, part, first, piece.transposed});
   });
   return out;
 }

@@ -28,7 +28,8 @@ struct TrainState {
 using OfShard = std::function<at::Tensor(size_t shard)>;  // weights, gradient or a moment of
                                                           // units.shards()[shard]; may be undefined
 
-// Flat tensors under their checkpoint names (+ suffix) and shapes, without a copy. One rank.
+// Flat tensors under their checkpoint names (+ suffix) and in its shapes, without a copy: what the
+// checkpoint holds transposed is a transposed view. One rank.
 std::vector<checkpoint::NamedTensor> named_tensors(parallel::Units& units, const OfShard& of,
                                                    const std::string& suffix = "");
 // The same as places to load into; any number of ranks.

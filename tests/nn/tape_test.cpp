@@ -183,7 +183,7 @@ TEST(Tape, GroupedClampedSwigluWithBiasesAndAnIdleExpert) {
         {gate_up, down, &gate_up_bias, &down_bias, ops::Activation::clamped_swiglu});
   };
   c.fill();
-  gate_up.data().mul_(8);
+  gate_up_bias.data().mul_(9);
   expect_gradients(c);
 }
 

@@ -14,18 +14,24 @@ using namespace testing;
 struct Case {
   int64_t tokens, heads, head_dim;
 };
-constexpr Case kCases[] = {{0, 2, 8}, {1, 1, 2}, {7, 3, 34}, {40, 2, 64}, {513, 1, 128}};
+constexpr Case kCases[] = {{0, 2, 8},   {1, 1, 2},     {7, 3, 34},
+                           {40, 2, 64}, {513, 1, 128}, {9, 3, 192}};
 
 Tensors inputs(Case c, at::ScalarType dtype) {  // x, dy, positions
   return {normal({c.tokens, c.heads, c.head_dim}, dtype, 1),
           normal({c.tokens, c.heads, c.head_dim}, dtype, 2), whole({c.tokens}, 100, 3)};
 }
 
-Op ours(const RotaryTable& table) {
-  return [=](const Tensors& in) -> Tensors {
-    return {rotary(in[0], in[2], table), rotary_backward(in[1], in[2], table)};
-  };
-}
+struct RotaryOp : EachDevice {
+  Op ours(const RotaryTable& table, RotaryForm form = RotaryForm::half, int64_t passed = 0) const {
+    const RotaryTable there{here(table.cos), here(table.sin)};
+    return here([=](const Tensors& in) -> Tensors {
+      return {rotary(in[0], in[2], there, form, passed),
+              rotary_backward(in[1], in[2], there, form, passed)};
+    });
+  }
+};
+ON_EACH_DEVICE(RotaryOp);
 
 // x · cos + rotate_half(x) · sin, as transformers writes it, from the same table.
 Op aten(const RotaryTable& table) {
@@ -46,7 +52,7 @@ Op aten(const RotaryTable& table) {
   };
 }
 
-TEST(Rotary, EqualsAtenInValueAndGradient) {
+TEST_P(RotaryOp, EqualsAtenInValueAndGradient) {
   for (auto c : kCases)
     for (auto dtype : kTypes) {
       SCOPED_TRACE(::testing::Message()
@@ -56,7 +62,7 @@ TEST(Rotary, EqualsAtenInValueAndGradient) {
     }
 }
 
-TEST(Rotary, HasTheSameBitsOnAnyNumberOfThreads) {
+TEST_P(RotaryOp, HasTheSameBitsOnAnyNumberOfThreads) {
   for (auto c : kCases)
     for (auto dtype : kTypes)
       expect_same_bits_on_any_threads([&] {
@@ -65,6 +71,44 @@ TEST(Rotary, HasTheSameBitsOnAnyNumberOfThreads) {
         out.insert(out.end(), {table.cos, table.sin});
         return out;
       });
+}
+
+// Interleaved pairs, and elements that are passed on: what one device makes of them the other does.
+TEST_P(RotaryOp, FormsAndPassedElementsAreTheHalfFormOnMovedElements) {
+  for (auto c : kCases)
+    for (auto dtype : kTypes)
+      for (int64_t passed : {0, 2, 16}) {
+        SCOPED_TRACE(::testing::Message() << c.tokens << " x " << c.heads << " x " << c.head_dim
+                                          << " " << dtype << ", passed " << passed);
+        if (passed >= c.head_dim) continue;
+        const int64_t dim = c.head_dim - passed;
+        const RotaryTable table = rotary_table(100, dim, {.theta = 1e4}, dtype);
+        const Tensors in = inputs(c, dtype);
+        // Even elements to the first half, odd ones to the second.
+        auto apart = [&](const at::Tensor& x) {
+          return x.view({c.tokens, c.heads, dim / 2, 2})
+              .transpose(2, 3)
+              .contiguous()
+              .view({c.tokens, c.heads, dim});
+        };
+        const at::Tensor x = in[0].slice(2, passed).contiguous(),
+                         dy = in[1].slice(2, passed).contiguous();
+        const Tensors half = ours(table, RotaryForm::half, passed)(in),
+                      pairs = ours(table, RotaryForm::interleaved, passed)(in),
+                      plain = ours(table)({x, dy, in[2]}),
+                      moved = ours(table)({apart(x), apart(dy), in[2]});
+        for (size_t i = 0; i < 2; ++i) {
+          // Sums of two products, of which either may be fused: a rounding of up to 8.
+          const double apart_by = dtype == at::kDouble  ? 0x1p-49
+                                  : dtype == at::kFloat ? 0x1p-20
+                                                        : 0x1p-5;
+          EXPECT_LE(distance(half[i].slice(2, passed), plain[i]), apart_by);
+          EXPECT_LE(distance(apart(pairs[i].slice(2, passed).contiguous()), moved[i]), apart_by);
+          for (const at::Tensor& y : {half[i], pairs[i]})
+            EXPECT_TRUE(same_bits(y.slice(2, 0, passed).contiguous(),
+                                  in[i].slice(2, 0, passed).contiguous()));
+        }
+      }
 }
 
 TEST(RotaryTable, HasTheReferencesRoundingsInFp32AndNoneInFp64) {

@@ -1,0 +1,34 @@
+#include "parallel/head_run.h"
+
+#include <utility>
+
+#include "nn/norm.h"
+#include "ops/cross_entropy.h"
+
+namespace conclave::parallel {
+
+at::Tensor HeadRun::forward(at::Tensor hidden, nn::Weight& norm, double eps, nn::Weight& head,
+                            const at::Tensor& labels, double seed) {
+  in_ = tape_.input(std::move(hidden));
+  normed_ = nn::rms_norm(tape_, in_, norm, eps);
+  in_.data.reset();
+  normed_.recipe = nullptr;
+  if (labels.defined()) {
+    // Loss and both gradients in one pass over chunks of logits: the seed is known, so nothing of
+    // them needs to be kept.
+    at::Tensor dw = tape_.recording() ? head.grad() : at::Tensor();
+    auto loss = ops::linear_cross_entropy(normed_.data, head.data(), labels, seed, dw);
+    loss_sum_ = loss.loss_sum;
+    scored_ = loss.scored;
+    if (tape_.recording()) tape_.add_grad(normed_.id, loss.dx);
+  }
+  return std::exchange(normed_.data, {});
+}
+
+at::Tensor HeadRun::backward(const at::Tensor& dnormed, const RunOptions& options) {
+  tape_.seed(normed_, dnormed);
+  finish_tape(tape_, options);
+  return tape_.take_grad(in_);
+}
+
+}  // namespace conclave::parallel

@@ -1,0 +1,172 @@
+#include "parallel/layer_run.h"
+
+#include <utility>
+
+namespace conclave::parallel {
+
+using nn::Value;
+
+LayerRun::LayerRun(const nn::Layer& layer, const nn::Rows& rows, comm::Dispatcher& dispatcher,
+                   const RunOptions& options, const nn::Tape& fresh)
+    : layer_(layer),
+      rows_(rows),
+      dispatcher_(dispatcher),
+      options_(options),
+      mix_(fresh),
+      route_(fresh),
+      shared_(fresh),
+      experts_(fresh),
+      join_(fresh) {}
+
+std::vector<SegmentKind> LayerRun::kinds() const {
+  using enum SegmentKind;
+  if (!layer_.block->has_experts()) return {mix, feed_forward};
+  if (!layer_.block->has_shared_expert()) return {mix, route, dispatch, experts, combine, join};
+  return {mix, route, dispatch, shared, experts, combine, join};
+}
+
+void LayerRun::dispatch() {
+  layout_ = dispatcher_.prepare(routed_.ids, layer_.facts.experts);
+  received_ = experts_.input(dispatcher_.dispatch(layout_, routed_.x.data));
+  weights_ = experts_.input(dispatcher_.dispatch_weights(layout_, routed_.weights.data));
+  weights_.tensor_class = "router";
+  // Made again with the saved layout, from what the router kept.
+  nn::Saved x = route_.save(routed_.x);
+  received_.made_again_by("dispatch", [&dispatcher = dispatcher_, x, layout = layout_] {
+    return dispatcher.dispatch(layout, x.get());
+  });
+  if (layer_.block->has_shared_expert()) {
+    // The same tensor, or the same recipe, as the router and the dispatch keep.
+    shared_in_ = shared_.input(routed_.x.data);
+    shared_in_.tensor_class = routed_.x.tensor_class;
+    shared_in_.recipe = routed_.x.recipe;
+    shared_.counted_elsewhere(shared_in_.data);
+  }
+  routed_.x.data.reset();
+  routed_.weights.data.reset();
+  routed_.x.recipe = nullptr;
+}
+
+void LayerRun::forward(SegmentKind kind, at::Tensor& hidden) {
+  auto pass_on = [](Value& v) { return std::exchange(v.data, {}); };
+  nn::Block& block = *layer_.block;
+  switch (kind) {
+    case SegmentKind::mix:
+      mix_in_ = mix_.input(hidden);
+      mix_out_ = block.mix(mix_, mix_in_, rows_);
+      mix_in_.data.reset();
+      hidden = pass_on(mix_out_);
+      break;
+    case SegmentKind::feed_forward:
+      join_h_ = join_.input(hidden);
+      out_ = block.feed_forward(join_, join_h_);
+      join_h_.data.reset();
+      hidden = pass_on(out_);
+      break;
+    case SegmentKind::route:
+      route_in_ = route_.input(hidden);
+      routed_ = block.route(route_, route_in_, rows_);
+      route_in_.data.reset();
+      break;
+    case SegmentKind::dispatch:
+      dispatch();
+      break;
+    case SegmentKind::shared:
+      shared_out_ = block.shared(shared_, shared_in_);
+      shared_in_.data.reset();
+      shared_in_.recipe = nullptr;
+      break;
+    case SegmentKind::experts:
+      experts_out_ = block.experts(experts_, {received_, weights_, layout_.offsets});
+      received_.data.reset();
+      weights_.data.reset();
+      received_.recipe = nullptr;
+      break;
+    case SegmentKind::combine:
+      combined_ = dispatcher_.combine(layout_, experts_out_.data);
+      experts_out_.data.reset();
+      experts_out_.recipe = nullptr;
+      if (shared_out_.data.defined()) combined_.add_(pass_on(shared_out_));
+      shared_out_.recipe = nullptr;
+      break;
+    case SegmentKind::join:
+      join_h_ = join_.input(hidden);
+      join_combined_ = join_.input(std::exchange(combined_, {}));
+      out_ = block.join(join_, join_h_, join_combined_);
+      join_h_.data.reset();
+      join_combined_.data.reset();
+      hidden = pass_on(out_);
+      break;
+    default:
+      break;
+  }
+}
+
+void LayerRun::backward(SegmentKind kind, at::Tensor& dhidden) {
+  switch (kind) {
+    case SegmentKind::feed_forward:
+      join_.seed(out_, std::exchange(dhidden, {}));
+      finish_tape(join_, options_);
+      dhidden = join_.take_grad(join_h_);
+      break;
+    case SegmentKind::join:
+      join_.seed(out_, std::exchange(dhidden, {}));
+      finish_tape(join_, options_);
+      dh_ = join_.take_grad(join_h_);
+      dcombined_ = join_.take_grad(join_combined_);
+      break;
+    case SegmentKind::combine:
+      dexperts_out_ = dispatcher_.dispatch(layout_, dcombined_);
+      if (layer_.block->has_shared_expert()) dshared_out_ = dcombined_;
+      dcombined_.reset();
+      break;
+    case SegmentKind::experts:
+      experts_.seed(experts_out_, std::exchange(dexperts_out_, {}));
+      finish_tape(experts_, options_);
+      dreceived_ = experts_.take_grad(received_);
+      dweights_ = experts_.take_grad(weights_);
+      break;
+    case SegmentKind::shared:
+      shared_.seed(shared_out_, std::exchange(dshared_out_, {}));
+      finish_tape(shared_, options_);
+      break;
+    case SegmentKind::dispatch:
+      dx_ = dispatcher_.combine(layout_, std::exchange(dreceived_, {}));
+      drouting_ = dispatcher_.combine_weights(layout_, std::exchange(dweights_, {}));
+      break;
+    case SegmentKind::route:
+      route_.seed(routed_.x, std::exchange(dx_, {}));
+      if (layer_.block->has_shared_expert()) route_.seed(routed_.x, shared_.take_grad(shared_in_));
+      route_.seed(routed_.weights, std::exchange(drouting_, {}));
+      finish_tape(route_, options_);
+      dhidden = std::exchange(dh_, {}).add(route_.take_grad(route_in_));
+      break;
+    case SegmentKind::mix:
+      mix_.seed(mix_out_, std::exchange(dhidden, {}));
+      finish_tape(mix_, options_);
+      dhidden = mix_.take_grad(mix_in_);
+      break;
+    default:
+      break;
+  }
+}
+
+nn::Tape* LayerRun::tape_of(SegmentKind kind) {
+  switch (kind) {
+    case SegmentKind::mix:
+      return &mix_;
+    case SegmentKind::route:
+      return &route_;
+    case SegmentKind::shared:
+      return &shared_;
+    case SegmentKind::experts:
+      return &experts_;
+    case SegmentKind::join:
+    case SegmentKind::feed_forward:
+      return &join_;
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace conclave::parallel

@@ -1,0 +1,48 @@
+// One layer on a micro-batch's way: its tapes, and what passes between its segments.
+#pragma once
+#include <vector>
+
+#include "comm/dispatch.h"
+#include "nn/decoder.h"
+#include "parallel/segment.h"
+
+namespace conclave::parallel {
+
+class LayerRun {
+ public:
+  // All outlive it; `fresh` is copied for each segment.
+  LayerRun(const nn::Layer& layer, const nn::Rows& rows, comm::Dispatcher& dispatcher,
+           const RunOptions& options, const nn::Tape& fresh);
+
+  // The layer's kinds of segment, in the order of the forward.
+  std::vector<SegmentKind> kinds() const;
+  // hidden [tokens, hidden] or its gradient, taken in and left there where the segment has part in
+  // the residual stream.
+  void forward(SegmentKind kind, at::Tensor& hidden);
+  void backward(SegmentKind kind, at::Tensor& dhidden);
+  nn::Tape* tape_of(SegmentKind kind);  // null: dispatch and combine have none
+
+  const nn::Routed& routed() const { return routed_; }
+  std::vector<const nn::Tape*> tapes() const {
+    return {&mix_, &route_, &shared_, &experts_, &join_};
+  }
+
+ private:
+  void dispatch();
+
+  const nn::Layer& layer_;
+  const nn::Rows& rows_;
+  comm::Dispatcher& dispatcher_;
+  const RunOptions& options_;
+  nn::Tape mix_, route_, shared_, experts_, join_;
+  // Values keep their gradient's slot; their data is dropped once it was passed on.
+  nn::Value mix_in_, mix_out_, route_in_, shared_in_, shared_out_, received_, weights_,
+      experts_out_, join_h_, join_combined_, out_;
+  nn::Routed routed_;
+  comm::Dispatch layout_;
+  at::Tensor combined_;        // from combine to join
+  at::Tensor dh_, dcombined_;  // gradients that join leaves for mix and combine
+  at::Tensor dshared_out_, dexperts_out_, dreceived_, dweights_, dx_, drouting_;
+};
+
+}  // namespace conclave::parallel

@@ -1,0 +1,55 @@
+// What a micro-batch is, and the segments that its way through a decoder is made of.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <set>
+#include <string>
+
+#include "nn/block.h"
+
+namespace conclave::parallel {
+
+struct Batch {
+  at::Tensor ids;     // [tokens] int64
+  at::Tensor labels;  // [tokens] int64: target of each position, ops::kIgnore where there is none;
+                      // undefined for inference
+  nn::Rows rows;
+};
+
+struct RunOptions {
+  bool training = true;                 // record tapes and compute gradients
+  std::set<std::string> recompute;      // tensor classes that are made again in the backward
+  bool defer_weight_gradients = false;  // leave them to run_weight_gradients()
+  double loss_seed =
+      1;  // the loss is Σ of token losses times this: 1 / scored tokens of the global batch
+  // In training with labels: weight of multi-token prediction's loss, the mean over the modules of
+  // Σ of their token losses times loss_seed; 0: the modules do not run.
+  double mtp_weight = 0;
+};
+
+enum class SegmentKind {
+  embed,
+  mix,
+  route,
+  dispatch,
+  shared,
+  experts,
+  combine,
+  join,
+  feed_forward,
+  head,
+  mtp_join,
+  mtp_head
+};
+struct Segment {
+  SegmentKind kind;
+  int layer;  // nn::Decoder::layer; −1 for embed and head
+};
+
+// After run_backward: the weight gradients now, or later where the options say so.
+inline void finish_tape(nn::Tape& tape, const RunOptions& options) {
+  tape.run_backward();
+  if (!options.defer_weight_gradients) tape.run_weight_gradients();
+}
+
+}  // namespace conclave::parallel
