@@ -275,9 +275,8 @@ def make(model, folder, form="published", seed=0, shards=1, changes=None):
     weights = Weights(seed, published=form == "published")
     MAKERS[config["architectures"][0]](weights, config)
     if form != "published":
-        quantized = config.pop("quantization_config", None)
-        if quantized:
-            config["torch_dtype"] = "bfloat16"
+        config.pop("quantization_config", None)
+        config["torch_dtype" if "torch_dtype" in config else "dtype"] = "bfloat16"
     if form == "transformers":
         by_transformers(folder, config, weights.tensors)
     else:

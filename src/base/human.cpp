@@ -1,12 +1,15 @@
 #include "base/human.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <iterator>
 
 #include "base/text.h"
 
 namespace conclave {
 namespace {
+
+constexpr const char* kBytes[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
 
 // Scales to the first unit in which the number prints with at most three digits before the point.
 std::string scaled(double value, double base, const char* const* units, size_t count) {
@@ -22,9 +25,17 @@ std::string scaled(double value, double base, const char* const* units, size_t c
 
 }  // namespace
 
-std::string human_bytes(double bytes) {
-  static constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-  return scaled(bytes, 1024, kUnits, std::size(kUnits));
+std::string human_bytes(double bytes) { return scaled(bytes, 1024, kBytes, std::size(kBytes)); }
+
+std::optional<int64_t> bytes_of(const std::string& text) {
+  char* rest = nullptr;
+  double bytes = std::strtod(text.c_str(), &rest);
+  if (rest == text.c_str() || *rest != ' ' || !(bytes >= 0)) return std::nullopt;
+  for (const char* unit : kBytes) {
+    if (std::string(rest + 1) == unit && bytes < 9e18) return static_cast<int64_t>(bytes);
+    bytes *= 1024;
+  }
+  return std::nullopt;
 }
 
 std::string human_count(double count) {

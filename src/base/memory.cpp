@@ -1,5 +1,6 @@
 #include "base/memory.h"
 
+#include <malloc.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -106,6 +107,12 @@ uint64_t available_memory() {
   uint64_t room = field(content("/proc/meminfo"), "MemAvailable:", kNoLimit / 1024) * 1024;
   for (const std::string& folder : cgroups("memory")) room = std::min(room, cgroup_room(folder));
   return room;
+}
+
+void return_large_blocks() {
+#ifdef __GLIBC__
+  ::mallopt(M_MMAP_THRESHOLD, 4 << 20);
+#endif
 }
 
 int64_t core_count() {

@@ -8,12 +8,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/config.h"
+#include "cli/config_page.h"
+#include "recipes/benchmark.h"
 #include "recipes/forward.h"
 #include "recipes/generate.h"
 #include "recipes/pretrain.h"
-#include "recipes/pretrain_config.h"
 #include "recipes/tokenize.h"
-#include "recipes/train_tokenizer_config.h"
 
 namespace conclave::cli {
 namespace {
@@ -110,19 +110,18 @@ void add_tokenize(CLI::App& app) {
   verb->callback([o] { recipes::tokenize(o->tokenizer, o->in, o->out); });
 }
 
-std::string keys_of(const std::string& verb) {
-  if (verb == "pretrain") return list_keys<recipes::PretrainConfig>();
-  if (verb == "generate") return list_keys<recipes::GenerateConfig>();
-  if (verb == "train-tokenizer") return list_keys<recipes::TrainTokenizerConfig>();
-  return "";
-}
-
 void add_help(CLI::App& app) {
   auto topic = std::make_shared<std::string>();
+  auto page = std::make_shared<bool>(false);
   CLI::App* verb =
       app.add_subcommand("help", "this overview, or the flags and config keys of a verb");
   verb->add_option("verb", *topic);
-  verb->callback([topic, &app] {
+  verb->add_flag("--config", *page, "the config keys of all verbs, as docs/config.md");
+  verb->callback([topic, page, &app] {
+    if (*page) {
+      std::fputs(config_page().c_str(), stdout);
+      return;
+    }
     if (topic->empty()) {
       std::puts(overview().c_str());
       return;
@@ -132,7 +131,7 @@ void add_help(CLI::App& app) {
     if (!about)
       throw ConfigError("help: there is no verb `" + *topic + "`; conclave help lists them");
     std::fputs(about->help().c_str(), stdout);
-    if (const std::string keys = keys_of(*topic); !keys.empty())
+    if (const std::string keys = config_lines(*topic); !keys.empty())
       std::printf("\nKeys of the config:\n%s", keys.c_str());
   });
 }
@@ -144,6 +143,7 @@ std::string overview() {
 
   pretrain         train a model on text, from nothing or from a folder's weights; resumes by itself
   generate         write text with a model
+  benchmark        time training steps of one rank of a published layout
   forward          logits, loss, experts and gradients on given ids, to compare with a reference
   train-tokenizer  make a byte-level BPE tokenizer from text
   tokenize         text to token ids and back, line by line
@@ -159,6 +159,8 @@ void add_verbs(CLI::App& app, int& status) {
   add_run_verb(app, status, "train-tokenizer", "make a byte-level BPE tokenizer from text",
                recipes::train_tokenizer);
   add_tokenize(app);
+  add_run_verb(app, status, "benchmark", "time training steps of one rank of a published layout",
+               recipes::benchmark);
   add_help(app);
 }
 

@@ -9,13 +9,25 @@
 
 namespace conclave::comm {
 
+// Rows as they come from other ranks, one for each rank that a token is sent to, before they are
+// spread over experts. int64.
+struct ReceiveBuffer {
+  at::Tensor token;        // [rows]: whose each is, ascending
+  at::Tensor row;          // [received]: from which row of the buffer each expert's row is taken
+  at::Tensor pairs;        // [received]: experts' rows in the order of the buffer's
+  at::Tensor pair_begin;   // [rows + 1]: row i of the buffer feeds pairs pair_begin[i] …
+  at::Tensor token_begin;  // [tokens + 1]: token t has rows token_begin[t] …
+};
+
 struct Dispatch {
   ops::ExpertLayout sent;  // this rank's tokens · top_k rows in the order of all experts
-  // [local_experts + 1], int64 on the CPU, for rows on CUDA int32 beside them: local expert e gets the
-  // received rows offsets[e] … offsets[e+1), in token order (of the group: rank 0's tokens first).
+  // [local_experts + 1], int64 on the CPU, for rows on CUDA int32 beside them: local expert e gets
+  // the received rows offsets[e] … offsets[e+1), in token order (of the group: rank 0's tokens
+  // first).
   at::Tensor offsets;
   int64_t tokens = 0, top_k = 0;
   int64_t received = 0;  // rows that this rank's experts get
+  ReceiveBuffer buffer;  // where there is one (comm/dispatch_proxy.h)
 };
 
 class Dispatcher {

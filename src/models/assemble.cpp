@@ -51,6 +51,7 @@ nn::Decoder assemble(const Frame& frame, const std::string& model_type, at::Scal
   d.vocab = frame.vocab, d.hidden = frame.hidden, d.max_positions = frame.max_positions;
   d.padding = frame.padding;
   d.norm_eps = frame.eps, d.initializer_range = frame.initializer_range, d.tied = frame.tied;
+  d.share = frame.share;
   d.begin(dtype);
   const int layers = static_cast<int>(frame.layers);
   for (int i = 0; i < layers; ++i) d.layers.push_back(make_layer(d, i, dtype, facts, block));

@@ -35,20 +35,23 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       padding(read_padding(k, vocab)),
       eps(k.number({"rms_norm_eps"}, otherwise.eps)),
       initializer_range(k.number({"initializer_range"}, 0.02)),
-      aux_coef(options.aux_coef < 0
-                   ? k.number({"router_aux_loss_coef", "aux_loss_alpha"}, otherwise.aux_coef)
-                   : options.aux_coef),
+      aux_coef(k.number({"router_aux_loss_coef", "aux_loss_alpha"}, otherwise.aux_coef)),
       sequence_aux_coef(std::max(options.sequence_aux_coef, 0.0)),
       z_coef(std::max(options.z_coef, 0.0)),
+      share(options.share),
       tied(k.flag("tie_word_embeddings", false)),
       biases(k.flag("attention_bias", otherwise.biases)),
       renormalise(k.flag("norm_topk_prob", otherwise.renormalise)),
       mtp_made(options.mtp) {
+  if (options.aux_coef >= 0) aux_coef = options.aux_coef;
   if (heads % kv_heads)
     k.refuse("num_key_value_heads", "expected a divisor of num_attention_heads");
   if (top_k > experts)
     k.refuse("num_experts_per_tok", "expected at most num_experts = " + std::to_string(experts));
   if (!(eps > 0)) k.refuse("rms_norm_eps", "expected a number above 0");
+  if (experts % share.expert_ranks)
+    k.refuse("num_experts", "expected a multiple of the " + std::to_string(share.expert_ranks) +
+                                " ranks that share them, got " + std::to_string(experts));
   if (k.text({"hidden_act"}, "silu") != "silu")
     k.refuse("hidden_act", "expected silu; others are not supported");
   if (k.number({"attention_dropout"}, 0) != 0)

@@ -26,6 +26,7 @@ struct Frame {
   int64_t padding;              // Decoder::padding
   double eps, initializer_range;
   double aux_coef, sequence_aux_coef, z_coef;  // of the router's losses
+  nn::Share share;
   bool tied;
   bool biases;       // of the attention's projections
   bool renormalise;  // norm_topk_prob: the chosen experts' weights sum to 1

@@ -20,6 +20,7 @@ struct DecoderOptions {
   // what config.json says, 0 where it has no key for it.
   double aux_coef = -1, sequence_aux_coef = -1, z_coef = -1;
   bool mtp = false;  // with the modules of multi-token prediction that config.json names
+  nn::Share share = {};
   std::map<std::string, std::string>
       places;  // of a config that is written inline: where each key stands (base/config_tree.h);
                // unknown keys are refused then

@@ -9,6 +9,7 @@ namespace conclave::nn {
 
 Value rotary(Tape& tape, const Value& x, int64_t heads, const Rows& rows,
              const ops::RotaryTable& table, ops::RotaryForm form) {
+  Part part("norms and rotary");
   const int64_t tokens = x.data.size(0), width = x.data.size(1);
   TORCH_CHECK(width % heads == 0, "rotary: expected a multiple of heads = ", heads, ", got ",
               width);
@@ -27,6 +28,7 @@ Value rotary(Tape& tape, const Value& x, int64_t heads, const Rows& rows,
 
 Value head_norm_rotary(Tape& tape, const Value& x, Weight& w, double eps, const Rows& rows,
                        const ops::RotaryTable& table) {
+  Part part("norms and rotary");
   const int64_t tokens = x.data.size(0), head_dim = w.shape().at(0),
                 heads = x.data.size(1) / head_dim;
   auto by_head = [=](const at::Tensor& x) { return x.view({tokens, heads, head_dim}); };
@@ -75,6 +77,7 @@ Value attend_cached(Tape& tape, const Value& q, const at::Tensor& k, const at::T
 
 Value attention(Tape& tape, const Value& q, const Value& k, const Value& v, const Rows& rows,
                 const AttentionOptions& options, int layer) {
+  Part part("attention");
   const int64_t tokens = q.data.size(0), heads = q.data.size(1), kv_heads = k.data.size(1),
                 v_dim = v.data.size(1) / kv_heads;
   const std::vector<int64_t> v_shape{tokens, kv_heads, v_dim}, out_shape{tokens, heads, v_dim};

@@ -4,16 +4,18 @@ namespace conclave::nn {
 
 Unit& Decoder::add_unit(std::string name, at::ScalarType dtype, bool trained) {
   if (!trained && dtype == at::kBFloat16) dtype = at::kFloat;
-  units.push_back(std::make_unique<Unit>(std::move(name), dtype, trained));
+  units.push_back(std::make_unique<Unit>(std::move(name), dtype, trained, share.expert_ranks));
   return *units.back();
 }
 
 void Decoder::begin(at::ScalarType dtype) {
+  if (!share.ends) return;
   embedding_unit = &add_unit("embedding", dtype);
   embedding = &Weights("", *embedding_unit).add("model.embed_tokens.weight", {vocab, hidden});
 }
 
 void Decoder::finish(at::ScalarType dtype) {
+  if (!share.ends) return;
   final_unit = &add_unit("final", dtype);
   final_norm = &Weights("", *final_unit).add("model.norm.weight", {hidden});
   if (tied) {

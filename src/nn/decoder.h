@@ -52,6 +52,12 @@ struct Mtp {
   Layer layer;  // all weights but the experts' are in layer.dense
 };
 
+// What of a decoder this process holds: all layers, and of each
+struct Share {
+  int64_t expert_ranks = 1;  // one of so many equal parts of the experts
+  bool ends = true;  // embedding, final norm and head; without: a pipeline rank between others
+};
+
 struct Decoder {
   std::string architecture;  // e.g. Qwen3MoeForCausalLM
   std::string model_type;    // e.g. qwen3_moe, as config.json says it
@@ -80,9 +86,11 @@ struct Decoder {
   std::vector<std::pair<std::string, const Weight*>> copies;
 
   // An untrained unit is fp32 where dtype is narrower: its buffers stay exact in a bf16 model.
+  Share share;  // set before the first unit
+
   Unit& add_unit(std::string name, at::ScalarType dtype, bool trained = true);
   // The embedding's unit with its weight; first of all calls. The final norm and the head's unit;
-  // last of all calls.
+  // last of all calls. Both nothing without `share.ends`.
   void begin(at::ScalarType dtype);
   void finish(at::ScalarType dtype);
 };

@@ -4,6 +4,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
 
+#include <string_view>
+
 #include "ops/embedding.h"
 #include "ops/grouped_bias.h"
 #include "ops/matmul.h"
@@ -11,6 +13,7 @@
 namespace conclave::nn {
 
 Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias, const char* tensor_class) {
+  Part part("projections");
   Saved saved = tape.save(x);
   auto forward = [&w, bias](const at::Tensor& x) {
     at::Tensor y = ops::linear(x, w.data());
@@ -31,6 +34,7 @@ Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias, const char* te
 Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& offsets,
                      const char* tensor_class, Weight* bias, const Value* bias_weights,
                      at::Tensor made) {
+  Part part(tensor_class == std::string_view("gate_up") ? "fc1" : "fc2");
   Saved saved = tape.save(x);
   Saved saved_weights = bias_weights ? tape.save(*bias_weights) : Saved();
   const int weights_id = bias_weights ? bias_weights->id : -1;
@@ -53,6 +57,7 @@ Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& of
 
 Value swiglu(Tape& tape, const Value& gate_up, const Value* weights, ops::Activation activation,
              at::Tensor made) {
+  Part part("activation");
   Saved saved = tape.save(gate_up);
   Saved saved_weights = weights ? tape.save(*weights) : Saved();
   const int weights_id = weights ? weights->id : -1;
@@ -70,6 +75,7 @@ Value swiglu(Tape& tape, const Value& gate_up, const Value* weights, ops::Activa
 }
 
 std::pair<Value, Value> split(Tape& tape, const Value& x, int64_t a) {
+  Part part("norms and rotary");
   const int64_t tokens = x.data.size(0), width = x.data.size(1);
   Saved saved = tape.recomputes("qkv") ? tape.save(x) : Saved();
   auto columns = [&](int64_t first, int64_t n) {
@@ -87,6 +93,7 @@ std::pair<Value, Value> split(Tape& tape, const Value& x, int64_t a) {
 }
 
 Value add(Tape& tape, const Value& a, const Value& b) {
+  Part part("residual");
   return tape.record(at::add(a.data, b.data),
                      [ia = a.id, ib = b.id](Tape& tape, const at::Tensor& dy) {
                        tape.add_grad(ia, dy);

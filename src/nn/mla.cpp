@@ -74,6 +74,7 @@ at::Tensor attend_latents(const Mla& m, const at::Tensor& q, const KvCache::Seen
 
 Value mla(Tape& tape, const Value& q, const Value& latent, const Value& k_rope, Weight& kv_b,
           const Rows& rows, const ops::RotaryTable& table, const MlaOptions& options, int layer) {
+  Part part("attention");
   const int64_t tokens = q.data.size(0);
   const Mla m{options, table, rows.positions, rows.doc_offsets, &kv_b};
   if (rows.cache) {

@@ -5,6 +5,7 @@
 namespace conclave::nn {
 
 Value rms_norm(Tape& tape, const Value& x, Weight& w, double eps) {
+  Part part("norms and rotary");
   auto [y, rstd] = ops::rms_norm(x.data, w.data(), eps);
   Saved saved = tape.save(x);
   Saved saved_rstd = tape.save("statistics", rstd);

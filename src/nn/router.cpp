@@ -88,6 +88,7 @@ at::Tensor logits_of(const at::Tensor& x, const Weight& w, const Weight* bias) {
 }  // namespace
 
 Routed route(Tape& tape, const Value& x, Weight& w, const Rows& rows, const RouterOptions& o) {
+  Part part("router");
   const ops::Selection selection = selection_of(o);
   const at::Tensor given = given_ids(rows, o, x.data.size(0), w.shape().front(), x.data.device());
   if (rows.gate == Gate::balanced) {

@@ -10,11 +10,13 @@ namespace conclave::nn {
 void Value::made_again_by(std::string name, std::function<at::Tensor()> make) {
   struct Memo {
     std::function<at::Tensor()> make;
+    const char* part;
     at::Tensor made;
   };
-  auto memo = std::make_shared<Memo>(Memo{std::move(make), {}});
+  auto memo = std::make_shared<Memo>(Memo{std::move(make), Part::current(), {}});
   tensor_class = std::move(name);
   recipe = [memo] {
+    Part part(memo->part);
     if (!memo->made.defined()) memo->made = memo->make();
     return memo->made;
   };
@@ -28,7 +30,7 @@ int Tape::next_id() {
 
 Value Tape::record(at::Tensor out, Backward backward) {
   Value v{std::move(out), next_id(), {}, {}};
-  if (recording_) steps_.emplace_back(v.id, std::move(backward));
+  if (recording_) steps_.push_back({v.id, std::move(backward), Part::current()});
   return v;
 }
 
@@ -54,16 +56,18 @@ void Tape::add_grad(int id, const at::Tensor& g) {
 
 void Tape::run_backward() {
   for (; !steps_.empty(); steps_.pop_back()) {
-    auto& [id, step] = steps_.back();
-    if (at::Tensor g = std::exchange(grads_[static_cast<size_t>(id)], {}); g.defined())
-      step(*this, g);
+    Step& step = steps_.back();
+    Part part(step.part);
+    if (at::Tensor g = std::exchange(grads_[static_cast<size_t>(step.id)], {}); g.defined())
+      step.backward(*this, g);
   }
 }
 
 void Tape::run_weight_gradients() {
   for (auto& task : weight_gradients_) {
-    task();
-    task = nullptr;
+    Part part(task.part);
+    task.run();
+    task.run = nullptr;
   }
   weight_gradients_.clear();
 }

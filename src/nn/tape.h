@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/parts.h"
+
 namespace conclave::nn {
 
 struct Value {  // one activation on one tape
@@ -53,7 +55,9 @@ class Tape {
   bool recomputes(const std::string& tensor_class) const {
     return recording_ && recompute_.count(tensor_class) > 0;
   }
-  Value input(at::Tensor data) { return {std::move(data), next_id(), {}, {}}; }
+  Value input(at::Tensor data, std::string tensor_class = {}) {
+    return {std::move(data), next_id(), std::move(tensor_class), {}};
+  }
   // `backward` gets the output's gradient and calls add_grad and later for what follows from it.
   Value record(at::Tensor out, Backward backward);
   Saved save(const Value& v);
@@ -64,7 +68,7 @@ class Tape {
 
   void add_grad(int id, const at::Tensor& g);
   void later(std::function<void()> weight_gradient) {
-    weight_gradients_.push_back(std::move(weight_gradient));
+    weight_gradients_.push_back({std::move(weight_gradient), Part::current()});
   }
 
   // Adds `seed` to the gradient of v; several outputs of a tape are seeded one by one before
@@ -90,8 +94,18 @@ class Tape {
   bool recording_;
   std::set<std::string> recompute_;
   std::vector<at::Tensor> grads_;
-  std::vector<std::pair<int, Backward>> steps_;
-  std::vector<std::function<void()>> weight_gradients_;
+  // Each with the part of the step that it was recorded in, for the table of time by part.
+  struct Step {
+    int id;
+    Backward backward;
+    const char* part;
+  };
+  struct Task {
+    std::function<void()> run;
+    const char* part;
+  };
+  std::vector<Step> steps_;
+  std::vector<Task> weight_gradients_;
   std::map<std::string, int64_t> saved_bytes_;
   std::set<const void*> counted_;  // storages already in saved_bytes_
 };

@@ -88,8 +88,16 @@ Weight& Weights::add_stack(const std::string& pattern, std::vector<int64_t> shap
   return dense_.add(prefix_ + pattern, shape, std::move(pieces), Init::normal, true);
 }
 
+void Weights::cut_experts(const std::string& name, std::vector<int64_t>& shape) const {
+  TORCH_CHECK(experts_, name, ": this block was given no unit for experts");
+  const int64_t ranks = experts_->expert_ranks();
+  TORCH_CHECK(shape.at(0) % ranks == 0, name, ": expected a multiple of ", ranks, " experts, got ",
+              shape[0]);
+  shape[0] /= ranks;
+}
+
 Weight& Weights::add_experts(const std::string& pattern, std::vector<int64_t> shape) {
-  TORCH_CHECK(experts_, pattern, ": this block was given no unit for experts");
+  cut_experts(pattern, shape);
   std::vector<std::pair<std::string, std::vector<int64_t>>> pieces;
   for (int64_t e = 0; e < shape.at(0); ++e) {
     const auto names = expand(pattern, e);
@@ -109,7 +117,7 @@ Weight& Weights::add_buffer(const std::string& name, std::vector<int64_t> shape)
 
 Weight& Weights::add_fused_experts(const std::string& name, std::vector<int64_t> shape,
                                    bool transposed) {
-  TORCH_CHECK(experts_, name, ": this block was given no unit for experts");
+  cut_experts(name, shape);
   const bool matrices = shape.size() == 3;
   TORCH_CHECK(matrices || (shape.size() == 2 && !transposed), name,
               ": expected [experts, rows, in], or biases [experts, rows] that are not transposed, "

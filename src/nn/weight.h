@@ -45,8 +45,9 @@ class Weight {
 // gradient and unknown to the optimizer.
 class Unit {
  public:
-  Unit(std::string name, at::ScalarType dtype, bool trained = true)
-      : dtype_(dtype), trained_(trained) {
+  // expert_ranks: experts added to it are cut into so many equal parts, of which it holds one.
+  Unit(std::string name, at::ScalarType dtype, bool trained = true, int64_t expert_ranks = 1)
+      : dtype_(dtype), trained_(trained), expert_ranks_(expert_ranks) {
     layout_.name = std::move(name);
   }
   Unit(const Unit&) = delete;
@@ -60,6 +61,7 @@ class Unit {
   const std::string& name() const { return layout_.name; }
   at::ScalarType dtype() const { return dtype_; }
   bool trained() const { return trained_; }
+  int64_t expert_ranks() const { return expert_ranks_; }
   const comm::UnitLayout& layout() const { return layout_; }
   const std::vector<std::unique_ptr<Weight>>& weights() const { return weights_; }
 
@@ -73,13 +75,15 @@ class Unit {
  private:
   at::ScalarType dtype_;
   bool trained_;
+  int64_t expert_ranks_;
   comm::UnitLayout layout_;
   std::vector<std::unique_ptr<Weight>> weights_;
   at::Tensor data_, grad_;
 };
 
 // What a layer's constructor gets: it adds weights under the layer's prefix, dense ones, experts
-// and the router's buffers to a unit each.
+// and the router's buffers to a unit each. Shapes are those of the whole layer; of experts a weight
+// has the part that their unit holds.
 class Weights {
  public:
   Weights(std::string prefix, Unit& dense, Unit* experts = nullptr, Unit* router = nullptr)
@@ -102,6 +106,8 @@ class Weights {
   Weight& add_fused_experts(const std::string& name, std::vector<int64_t> shape, bool transposed);
 
  private:
+  void cut_experts(const std::string& name, std::vector<int64_t>& shape) const;
+
   std::string prefix_;
   Unit& dense_;
   Unit *experts_, *router_;

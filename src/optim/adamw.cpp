@@ -8,7 +8,7 @@
 
 namespace conclave::optim {
 
-AdamW::AdamW(const AdamWConfig& config, std::vector<FlatShard> shards)
+AdamW::AdamW(const AdamWConfig& config, std::vector<FlatShard> shards, const AdamWStates& states)
     : config_(config), shards_(std::move(shards)) {
   for (const auto& s : shards_) {
     if (!s.trained) {
@@ -17,9 +17,11 @@ AdamW::AdamW(const AdamWConfig& config, std::vector<FlatShard> shards)
     }
     TORCH_CHECK(s.grad.defined() && s.grad.sizes() == s.weights.sizes(),
                 "AdamW: expected a gradient of the weights' size ", s.weights.sizes());
-    State state{at::zeros_like(s.grad), at::zeros_like(s.grad), {}};
-    if (s.weights.scalar_type() == at::kBFloat16)
-      state.lo = at::zeros({s.weights.numel()}, at::kShort);
+    const bool bf16 = s.weights.scalar_type() == at::kBFloat16;
+    const auto moments =
+        s.grad.options().dtype(states.bf16_moments ? at::kBFloat16 : s.grad.scalar_type());
+    State state{at::zeros_like(s.grad, moments), at::zeros_like(s.grad, moments), {}};
+    if (bf16 && states.master) state.lo = at::zeros({s.weights.numel()}, at::kShort);
     states_.push_back(std::move(state));
   }
 }
@@ -45,7 +47,7 @@ void AdamW::step(double lr, double grad_scale) {
 }
 
 void AdamW::set_master(size_t shard, const at::Tensor& master) {
-  TORCH_CHECK(lo(shard).defined(), "AdamW: expected bf16 weights, got ",
+  TORCH_CHECK(lo(shard).defined(), "AdamW: expected bf16 weights with a master, got ",
               shards_.at(shard).weights.scalar_type());
   ops::split_master(master, shards_.at(shard).weights, states_.at(shard).lo);
 }

@@ -28,11 +28,17 @@ struct FlatShard {
   bool trained = true;                // false: buffers, which have no gradient and no moments
 };
 
+// What is kept for bf16 weights.
+struct AdamWStates {
+  bool master = true;         // the low 16 bits of an exact fp32 master
+  bool bf16_moments = false;  // instead of the gradient's type
+};
+
 class AdamW {
  public:
   // Allocates zero moments (and zero low bits for bf16 weights); undefined ones of what is not
   // trained. The shards' tensors are shared, not copied.
-  AdamW(const AdamWConfig& config, std::vector<FlatShard> shards);
+  AdamW(const AdamWConfig& config, std::vector<FlatShard> shards, const AdamWStates& states = {});
 
   // One update with gradients times grad_scale. No host work beyond the kernels.
   void step(double lr, double grad_scale = 1);
@@ -42,7 +48,7 @@ class AdamW {
   const at::Tensor& v(size_t shard) const { return states_.at(shard).v; }
   const at::Tensor& lo(size_t shard) const {
     return states_.at(shard).lo;
-  }  // int16; undefined unless weights are bf16
+  }  // int16; undefined unless weights are bf16 with a master
   // Sets bf16 weights and low bits from an fp32 master [n]; its rounding, half up, replaces the
   // weights.
   void set_master(size_t shard, const at::Tensor& master);

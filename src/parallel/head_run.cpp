@@ -9,7 +9,7 @@ namespace conclave::parallel {
 
 at::Tensor HeadRun::forward(at::Tensor hidden, nn::Weight& norm, double eps, nn::Weight& head,
                             const at::Tensor& labels, double seed) {
-  in_ = tape_.input(std::move(hidden));
+  in_ = tape_.input(std::move(hidden), "residual");
   normed_ = nn::rms_norm(tape_, in_, norm, eps);
   in_.data.reset();
   normed_.recipe = nullptr;

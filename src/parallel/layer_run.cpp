@@ -6,6 +6,26 @@ namespace conclave::parallel {
 
 using nn::Value;
 
+namespace {
+
+// What a segment counts as in the table of time by part, beside what its layers name themselves.
+Part part_of(SegmentKind kind) {
+  switch (kind) {
+    case SegmentKind::dispatch:
+      return Part("dispatch");
+    case SegmentKind::combine:
+      return Part("combine");
+    case SegmentKind::shared:
+      return Part("shared experts", Part::Inner::swallowed);
+    case SegmentKind::feed_forward:
+      return Part("dense layers", Part::Inner::swallowed);
+    default:
+      return Part("residual");
+  }
+}
+
+}  // namespace
+
 LayerRun::LayerRun(const nn::Layer& layer, const nn::Rows& rows, comm::Dispatcher& dispatcher,
                    const RunOptions& options, const nn::Tape& fresh)
     : layer_(layer),
@@ -28,8 +48,7 @@ std::vector<SegmentKind> LayerRun::kinds() const {
 void LayerRun::dispatch() {
   layout_ = dispatcher_.prepare(routed_.ids, layer_.facts.experts);
   received_ = experts_.input(dispatcher_.dispatch(layout_, routed_.x.data));
-  weights_ = experts_.input(dispatcher_.dispatch_weights(layout_, routed_.weights.data));
-  weights_.tensor_class = "router";
+  weights_ = experts_.input(dispatcher_.dispatch_weights(layout_, routed_.weights.data), "router");
   // Made again with the saved layout, from what the router kept.
   nn::Saved x = route_.save(routed_.x);
   received_.made_again_by("dispatch", [&dispatcher = dispatcher_, x, layout = layout_] {
@@ -37,8 +56,7 @@ void LayerRun::dispatch() {
   });
   if (layer_.block->has_shared_expert()) {
     // The same tensor, or the same recipe, as the router and the dispatch keep.
-    shared_in_ = shared_.input(routed_.x.data);
-    shared_in_.tensor_class = routed_.x.tensor_class;
+    shared_in_ = shared_.input(routed_.x.data, routed_.x.tensor_class);
     shared_in_.recipe = routed_.x.recipe;
     shared_.counted_elsewhere(shared_in_.data);
   }
@@ -48,23 +66,24 @@ void LayerRun::dispatch() {
 }
 
 void LayerRun::forward(SegmentKind kind, at::Tensor& hidden) {
+  const Part part = part_of(kind);
   auto pass_on = [](Value& v) { return std::exchange(v.data, {}); };
   nn::Block& block = *layer_.block;
   switch (kind) {
     case SegmentKind::mix:
-      mix_in_ = mix_.input(hidden);
+      mix_in_ = mix_.input(hidden, "residual");
       mix_out_ = block.mix(mix_, mix_in_, rows_);
       mix_in_.data.reset();
       hidden = pass_on(mix_out_);
       break;
     case SegmentKind::feed_forward:
-      join_h_ = join_.input(hidden);
+      join_h_ = join_.input(hidden, "residual");
       out_ = block.feed_forward(join_, join_h_);
       join_h_.data.reset();
       hidden = pass_on(out_);
       break;
     case SegmentKind::route:
-      route_in_ = route_.input(hidden);
+      route_in_ = route_.input(hidden, "residual");
       routed_ = block.route(route_, route_in_, rows_);
       route_in_.data.reset();
       break;
@@ -90,7 +109,7 @@ void LayerRun::forward(SegmentKind kind, at::Tensor& hidden) {
       shared_out_.recipe = nullptr;
       break;
     case SegmentKind::join:
-      join_h_ = join_.input(hidden);
+      join_h_ = join_.input(hidden, "residual");
       join_combined_ = join_.input(std::exchange(combined_, {}));
       out_ = block.join(join_, join_h_, join_combined_);
       join_h_.data.reset();
@@ -103,6 +122,7 @@ void LayerRun::forward(SegmentKind kind, at::Tensor& hidden) {
 }
 
 void LayerRun::backward(SegmentKind kind, at::Tensor& dhidden) {
+  const Part part = part_of(kind);
   switch (kind) {
     case SegmentKind::feed_forward:
       join_.seed(out_, std::exchange(dhidden, {}));

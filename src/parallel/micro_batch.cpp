@@ -10,6 +10,19 @@
 #include "ops/matmul.h"
 
 namespace conclave::parallel {
+namespace {
+
+// The segments beside the layers' in the table of time by part.
+Part part_of(SegmentKind kind) {
+  using enum SegmentKind;
+  if (kind == embed) return Part("embedding");
+  if (kind == head) return Part("head and loss", Part::Inner::swallowed);
+  if (kind == mtp_join || kind == mtp_head)
+    return Part("multi-token prediction", Part::Inner::swallowed);
+  return Part(nullptr);
+}
+
+}  // namespace
 
 MicroBatch::MicroBatch(nn::Decoder& decoder, Units& units, comm::Dispatcher& dispatcher,
                        Batch batch, RunOptions options)
@@ -21,9 +34,15 @@ MicroBatch::MicroBatch(nn::Decoder& decoder, Units& units, comm::Dispatcher& dis
       embed_(options_.training, options_.recompute),
       head_(embed_) {
   const nn::Tape fresh = embed_;
-  segments_.push_back({SegmentKind::embed, -1});
+  TORCH_CHECK(decoder.share.ends != batch_.hidden.defined(),
+              "micro-batch: expected ids for a decoder with its ends, hidden states without");
+  if (decoder.share.ends)
+    segments_.push_back({SegmentKind::embed, -1});
+  else
+    hidden_ = batch_.hidden;
   const int layers = static_cast<int>(decoder.layers.size());
   for (int i = 0; i < layers; ++i) add_layer(i, batch_.rows, fresh);
+  if (!decoder.share.ends) return;
   segments_.push_back({SegmentKind::head, -1});
   if (!options_.training || options_.mtp_weight == 0 || !batch_.labels.defined()) return;
   for (const nn::Mtp& module : decoder.mtp) {
@@ -69,6 +88,7 @@ void MicroBatch::with_weights(Segment s, bool backward, const std::function<void
 
 void MicroBatch::forward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
+  const Part part = part_of(s.kind);
   with_weights(s, false, [&] {
     if (s.kind == SegmentKind::embed) {
       embedded_ = nn::embedding(embed_, batch_.ids, *decoder_.embedding, decoder_.padding);
@@ -102,6 +122,7 @@ at::Tensor MicroBatch::logits(const at::Tensor& positions) {
 
 void MicroBatch::backward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
+  const Part part = part_of(s.kind);
   with_weights(s, true, [&] {
     if (s.kind == SegmentKind::head) {
       dhidden_ = head_.backward(std::exchange(dhidden_, {}), options_);

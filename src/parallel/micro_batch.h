@@ -44,6 +44,10 @@ class MicroBatch {
   // [tokens, hidden], and fewer tokens in a module: after the last forward segment; without labels
   // the head leaves the normed states here.
   at::Tensor hidden() const { return hidden_; }
+  // Without the decoder's ends: the gradient of hidden() from the next pipeline rank, before
+  // backward, and that for the rank before, after it.
+  void seed(at::Tensor dhidden) { dhidden_ = std::move(dhidden); }
+  at::Tensor dhidden() const { return dhidden_; }
   at::Tensor logits(const at::Tensor& positions);  // [n, vocab] of these positions of a finished
                                                    // forward; inference
   const at::Tensor& expert_ids(int layer) const;   // [tokens, top_k]; undefined for a dense layer

@@ -47,10 +47,12 @@ MtpRun::MtpRun(const nn::Decoder& decoder, const nn::Mtp& module, const Batch& b
       head_(fresh) {}
 
 at::Tensor MtpRun::join(const at::Tensor& hidden) {
-  in_ = join_.input(at::index_select(hidden, 0, next_.kept));
-  const auto token = nn::embedding(join_, next_.batch.ids, *decoder_.embedding, decoder_.padding);
-  const auto both = nn::concat(join_, nn::rms_norm(join_, token, *module_.enorm, decoder_.norm_eps),
-                               nn::rms_norm(join_, in_, *module_.hnorm, decoder_.norm_eps));
+  in_ = join_.input(at::index_select(hidden, 0, next_.kept), "residual");
+  auto token = nn::embedding(join_, next_.batch.ids, *decoder_.embedding, decoder_.padding);
+  token.tensor_class = "residual";
+  auto both = nn::concat(join_, nn::rms_norm(join_, token, *module_.enorm, decoder_.norm_eps),
+                         nn::rms_norm(join_, in_, *module_.hnorm, decoder_.norm_eps));
+  both.tensor_class = "residual";
   out_ = nn::linear(join_, both, *module_.eh_proj);
   in_.data.reset();
   out_.recipe = nullptr;

@@ -14,6 +14,9 @@ struct Batch {
   at::Tensor labels;  // [tokens] int64: target of each position, ops::kIgnore where there is none;
                       // undefined for inference
   nn::Rows rows;
+  // [tokens, hidden]: what the pipeline rank before left, for a decoder without ends; ids and
+  // labels are undefined then.
+  at::Tensor hidden = {};
 };
 
 struct RunOptions {

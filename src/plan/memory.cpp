@@ -11,17 +11,31 @@ namespace {
 
 using Bytes = std::map<std::string, int64_t>;
 
+void add_attention(Bytes& b, const LayerShape& l, const ElementBytes& e) {
+  const int64_t q = l.query_width(), kv = l.kv_heads * l.head_dim;
+  const MlaShape& a = l.mla;
+  if (a.kv_rank) {
+    b["norm"] += (a.q_rank + a.kv_rank) * e.weight;
+    b["statistics"] += (a.q_rank ? 2 : 1) * e.wide;
+    b["qkv"] = (q + a.q_rank + a.kv_rank + a.rope) * e.weight;
+    b["rotary"] = 0;
+  } else {
+    const int64_t norms = l.head_norms ? l.heads + l.kv_heads : l.whole_norms ? 2 : 0;
+    b["statistics"] += norms * e.wide;
+    b["qkv"] = (kv + (norms ? q + kv : 0)) * e.weight;
+    b["rotary"] = (q + kv) * e.weight;
+  }
+  b["statistics"] += l.heads * e.wide;  // the log of each softmax's denominator
+  b["attention"] = l.value_width() * e.weight;
+}
+
 Bytes saved_without_recompute(const LayerShape& l, int64_t hidden, const ElementBytes& e) {
-  const int64_t q = l.heads * l.head_dim, kv = l.kv_heads * l.head_dim;
   const int64_t rows = l.experts ? l.top_k : 0;  // routed rows a token
   Bytes b;
   b["residual"] = 2 * hidden * e.weight;
   b["norm"] = 2 * hidden * e.weight;
-  // 1/√ of both norms and, with head norms, of each head; the log of each softmax's denominator
-  b["statistics"] = (2 + (l.head_norms ? l.heads + l.kv_heads : 0) + l.heads) * e.wide;
-  b["qkv"] = (kv + (l.head_norms ? q + kv : 0)) * e.weight;
-  b["rotary"] = (q + kv) * e.weight;
-  b["attention"] = q * e.weight;
+  b["statistics"] = 2 * e.wide;  // 1/√ of both norms
+  add_attention(b, l, e);
   b["router"] = l.experts ? (l.experts + rows) * e.wide : 0;
   b["layout"] = 3 * rows * 8;  // ids, and the row of each pair and back, int64
   b["dispatch"] = rows * hidden * e.weight;
@@ -48,13 +62,15 @@ int64_t scratch_per_token(const LayerShape& l, int64_t hidden, const ElementByte
       if (recompute.count(c)) bytes += saved.at(c);
     return bytes;
   };
-  const int64_t q = l.heads * l.head_dim, kv = l.kv_heads * l.head_dim,
+  const int64_t q = l.query_width(), a = l.value_width(),
+                kv = l.mla.kv_rank ? q + a : 2 * l.kv_heads * l.head_dim,
                 width = l.dense_ffn + l.top_k * l.ffn + l.shared_ffn;
   const int64_t rows = l.experts ? l.top_k : 1;
   // mix: gradient in and out, of o's input, of q, k, v before and after rotary, of the norm (a sum
-  // of two at a time)
-  const int64_t mix = (5 * hidden + q + 2 * (q + 2 * kv)) * e.weight +
-                      again({"norm", "qkv", "rotary", "attention"});
+  // of two at a time). Latent attention: keys and values of all heads, made again, and their
+  // gradients.
+  const int64_t mix =
+      (5 * hidden + a + 2 * (q + kv)) * e.weight + again({"norm", "qkv", "rotary", "attention"});
   // feed-forward: the stream's gradient, that of both products' outputs and inputs
   const int64_t feed_forward = (2 * hidden + 2 * rows * hidden + 3 * width) * e.weight +
                                again({"dispatch", "gate_up", "swiglu"}) +
@@ -86,7 +102,11 @@ ElementBytes element_bytes(Precision precision) {
 std::map<std::string, int64_t> saved_bytes_per_token(const LayerShape& layer, int64_t hidden,
                                                      Precision precision,
                                                      const std::set<std::string>& recompute) {
-  Bytes saved = saved_without_recompute(layer, hidden, element_bytes(precision));
+  const ElementBytes e = element_bytes(precision);
+  Bytes saved = saved_without_recompute(layer, hidden, e);
+  // Without head norms rotary's backward does not need its input, but its recipe does.
+  if (recompute.count("rotary") && saved["rotary"] > 0 && !layer.head_norms)
+    saved[layer.whole_norms ? "norm" : "qkv"] += saved["rotary"];
   for (const std::string& c : recipes_in_order())
     if (recompute.count(c)) saved[c] = 0;
   return saved;
@@ -131,15 +151,19 @@ std::string MemoryForecast::table() const {
 
 MemoryForecast forecast_memory(const ModelShape& model, const TrainingRun& run) {
   const ElementBytes e = element_bytes(run.precision);
-  const int64_t n = parameters(model).total;
+  const Parameters p = parameters(model);
+  const int64_t n = p.total + p.mtp, experts = p.experts + p.mtp_experts,
+                updated = (n - experts) / run.dense_shards + experts,
+                master = run.master ? e.master : 0, grad = run.grad_bytes ? run.grad_bytes : e.wide,
+                moment = run.moment_bytes ? run.moment_bytes : e.wide;
   MemoryForecast forecast;
   const auto add = [&](std::string what, int64_t bytes) {
     if (bytes > 0) forecast.rows.push_back({std::move(what), bytes});
   };
-  add("weights", n * e.weight);
-  add("master, low bits", n * e.master);
-  add("gradients", n * e.wide);
-  add("optimizer moments", 2 * n * e.wide);
+  add("weights", n * e.weight + p.untrained * e.wide);
+  add("master, low bits", updated * master);
+  add("gradients", n * grad);
+  add("optimizer moments", 2 * updated * moment);
 
   Bytes saved;
   int64_t scratch =
@@ -150,16 +174,43 @@ MemoryForecast forecast_memory(const ModelShape& model, const TrainingRun& run) 
       saved[c] += bytes * run.tokens;
     scratch = std::max(scratch, scratch_per_token(l, model.hidden, e, run.recompute));
   }
-  saved["residual"] += model.hidden * e.weight * run.tokens;  // before the final norm
-  saved["statistics"] += e.wide * run.tokens;
+  // A module starts from states and embeddings, side by side after their norms, and ends with a
+  // norm.
+  for (const LayerShape& l : model.mtp) {
+    for (const auto& [c, bytes] :
+         saved_bytes_per_token(l, model.hidden, run.precision, run.recompute))
+      saved[c] += bytes * run.tokens;
+    saved["residual"] += 5 * model.hidden * e.weight * run.tokens;
+    saved["statistics"] += 3 * e.wide * run.tokens;
+  }
+  if (model.ends) {  // before the final norm
+    saved["residual"] += model.hidden * e.weight * run.tokens;
+    saved["statistics"] += e.wide * run.tokens;
+  }
   for (const auto& [c, bytes] : saved) add("activations: " + c, bytes);
 
-  add("logits, one chunk", logits_bytes(model, run, e));
+  add("receive buffer", static_cast<int64_t>(run.received * static_cast<double>(run.tokens)) *
+                            model.hidden * e.weight);
+  if (model.ends) add("logits, one chunk", logits_bytes(model, run, e));
   add("scratch", scratch * run.tokens);
   add("data", run.data_bytes);
-  add("copy for saving", run.saves ? n * (e.weight + e.master + 2 * e.wide) : 0);
+  add("copy for saving", run.saves ? n * e.weight + updated * (master + 2 * moment) : 0);
   add("program and libtorch", run.base_bytes);
   return forecast;
+}
+
+const std::vector<std::string>& cheap_classes() {
+  static const std::vector<std::string> classes{"norm", "swiglu", "rotary", "dispatch"};
+  return classes;
+}
+
+bool fit_recompute(const ModelShape& model, TrainingRun& run, int64_t limit) {
+  const auto fits = [&] { return forecast_memory(model, run).total() <= limit; };
+  for (const std::string& c : cheap_classes()) {
+    if (fits()) return true;
+    run.recompute.insert(c);
+  }
+  return fits();
 }
 
 }  // namespace conclave::plan

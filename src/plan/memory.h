@@ -19,12 +19,16 @@ ElementBytes element_bytes(Precision precision);
 
 // Bytes a token that one layer keeps from forward to backward, by the tensor class that nn/ saves
 // it under; a class in `recompute` is made again instead and counts 0.
-//   residual    what the two halves of the layer start from      norm       outputs of the two
-//   norms statistics  of norms and attention                           qkv        projections,
-//   before rotary rotary      queries and keys, rotated                        attention  its
-//   output router      probabilities and routing weights                layout     ids and the way
-//   to the experts dispatch    rows as the experts get them                     gate_up, swiglu
-//   inside the experts or the dense layer
+//   residual         what the two halves of the layer start from
+//   norm             outputs of the two norms, of latent attention's as well
+//   statistics       of norms and of attention's softmax
+//   qkv              projections before rotary; with latent attention queries and both latents
+//   rotary           queries and keys, rotated; latent attention rotates them again instead
+//   attention        its output
+//   router           probabilities or scores, and routing weights
+//   layout           ids and the way to the experts
+//   dispatch         rows as the experts get them
+//   gate_up, swiglu  inside the experts, the shared expert or the dense layer
 std::map<std::string, int64_t> saved_bytes_per_token(const LayerShape& layer, int64_t hidden,
                                                      Precision precision,
                                                      const std::set<std::string>& recompute = {});
@@ -33,10 +37,15 @@ std::vector<std::string> recomputable_classes(const ModelShape& model);
 
 struct TrainingRun {
   Precision precision = Precision::fp32;
-  int64_t tokens = 0;                       // of one micro-batch: rows · row length
+  bool master = true;        // bf16: the fp32 master's low bits are kept
+  int64_t moment_bytes = 0;  // an element of each moment; 0: wide
+  int64_t grad_bytes = 0;    // an element of the gradient; 0: wide
+  int64_t dense_shards = 1;  // moments and low bits of 1/dense_shards of all but the experts
+  int64_t tokens = 0;        // of one micro-batch: rows · row length
   std::set<std::string> recompute = {};     // tensor classes
   int64_t max_logits = int64_t{1} << 22;    // elements of a chunk (ops/cross_entropy.h)
   int64_t data_bytes = 0;                   // tokenized text and what packing keeps
+  double received = 0;                      // rows a token that come from other ranks' tokens
   bool saves = true;                        // checkpoints are written from a copy in memory
   int64_t base_bytes = int64_t{150} << 20;  // the program and libtorch before anything is allocated
 };
@@ -53,6 +62,12 @@ struct MemoryForecast {
   int64_t bytes(const std::string& what) const;  // 0 if there is no such row
   std::string table() const;                     // a line a row, and the total
 };
+
+// The classes that are made again without a matrix product or attention, cheapest first.
+const std::vector<std::string>& cheap_classes();
+// Adds cheap classes to run.recompute, as few as make the forecast fit into `limit` bytes; false,
+// and all of them added, if that is not enough.
+bool fit_recompute(const ModelShape& model, TrainingRun& run, int64_t limit);
 
 // The largest moment: the last layer's backward, while all layers' activations are kept. Leaves out
 // the alignment of weights (below 256 elements each) and what the allocator holds back.

@@ -12,32 +12,6 @@
 
 namespace conclave::recipes {
 
-plan::ModelShape shape_of(const nn::Decoder& decoder) {
-  plan::ModelShape shape{.vocab = decoder.vocab, .hidden = decoder.hidden, .tied = decoder.tied};
-  for (const auto& layer : decoder.layers) {
-    const auto& f = layer.facts;
-    shape.layers.push_back({.heads = f.heads,
-                            .kv_heads = f.kv_heads,
-                            .head_dim = f.head_dim,
-                            .attention_biases = f.attention_biases,
-                            .dense_ffn = f.dense_ffn,
-                            .experts = f.experts,
-                            .top_k = f.top_k,
-                            .ffn = f.ffn});
-  }
-  return shape;
-}
-
-plan::MemoryForecast forecast(const PretrainConfig& c, const plan::ModelShape& shape) {
-  plan::TrainingRun run;
-  run.precision = c.dtype == "bf16"   ? plan::Precision::bf16
-                  : c.dtype == "fp64" ? plan::Precision::fp64
-                                      : plan::Precision::fp32;
-  run.tokens = c.batch.micro_rows * c.data.seq_len;
-  run.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
-  return plan::forecast_memory(shape, run);
-}
-
 int print_dry_run(const PretrainConfig& c, const ModelChoice& choice,
                   const std::string& config_path) {
   const nn::Decoder decoder =
@@ -48,14 +22,17 @@ int print_dry_run(const PretrainConfig& c, const ModelChoice& choice,
   std::printf("# %s, effective\n%s\n", config_path.c_str(), dump_config(c).c_str());
   std::printf("# %s\n", decoder.architecture.c_str());
   std::printf("parameters  %s, of which a token meets %s\n",
-              human_count(static_cast<double>(parameters.total)).c_str(),
-              human_count(static_cast<double>(parameters.active)).c_str());
-  std::printf(
-      "FLOPs       %s a token, forward and backward\n\n",
-      human_count(static_cast<double>(plan::flops_per_token(shape, c.data.seq_len))).c_str());
+              parameter_count(parameters.total).c_str(),
+              parameter_count(parameters.active).c_str());
+  if (parameters.mtp)
+    std::printf("            %s more of multi-token prediction\n",
+                parameter_count(parameters.mtp).c_str());
+  std::printf("\n# FLOPs of a token, forward and backward, in rows of %lld\n%s\n",
+              static_cast<long long>(c.data.seq_len),
+              flops_table(plan::flops_per_token(shape, c.data.seq_len)).c_str());
   std::printf("# Memory, of %s that are free\n%s\n",
               human_bytes(static_cast<double>(available_memory())).c_str(),
-              forecast(c, shape).table().c_str());
+              forecast(c, shape, expected_data_bytes(c)).table().c_str());
   const plan::TokenRun run{
       .config = config_path,
       .model_file = decoder.model_file,

@@ -9,19 +9,6 @@
 
 namespace conclave::recipes {
 
-namespace {
-
-// What older exports hold beside the weights.
-const std::vector<std::string> kIgnored = {"*.rotary_emb.inv_freq"};
-
-void load_weights(const checkpoint::HfFolder& files, Model& m, const train::OfShard& into) {
-  const auto targets = train::load_targets(*m.units, into);
-  checkpoint::load_tensors(files, targets, kIgnored);
-  m.units->weights_changed();
-}
-
-}  // namespace
-
 at::ScalarType parse_dtype(const std::string& name, const std::string& where) {
   if (name == "fp32") return at::kFloat;
   if (name == "fp64") return at::kDouble;
@@ -58,7 +45,7 @@ Model load_model(const std::string& folder, at::ScalarType dtype, bool training,
   const checkpoint::HfFolder files(folder);
   const std::string from = folder + "/config.json";
   Model m = make_model(parse_json(files.config_json(), from), from, dtype, training, coefs);
-  load_weights(files, m, [&](size_t i) { return m.units->shards()[i].weights; });
+  train::load_weights(files, *m.units, [&](size_t i) { return m.units->shards()[i].weights; });
   return m;
 }
 
@@ -82,11 +69,25 @@ void fill_from_folder(const std::string& folder, Model& m, optim::AdamW& optimiz
   for (size_t i = 0; i < masters.size(); ++i)
     if (optimizer.lo(i).defined())
       masters[i] = at::zeros({m.units->shards()[i].range.size()}, at::kFloat);
-  load_weights(files, m, [&](size_t i) {
+  train::load_weights(files, *m.units, [&](size_t i) {
     return masters[i].defined() ? masters[i] : m.units->shards()[i].weights;
   });
   for (size_t i = 0; i < masters.size(); ++i)
     if (masters[i].defined()) optimizer.set_master(i, masters[i]);
+}
+
+nlohmann::json saved_config(nlohmann::json config, const nn::Decoder& decoder,
+                            at::ScalarType dtype) {
+  if (!config.contains("model_type")) config["model_type"] = decoder.model_type;
+  config.erase("quantization_config");
+  const bool published = config.contains("torch_dtype") && !config.contains("dtype");
+  config.erase(published ? "dtype" : "torch_dtype");
+  config[published ? "torch_dtype" : "dtype"] = dtype == at::kBFloat16 ? "bfloat16"
+                                                : dtype == at::kDouble ? "float64"
+                                                                       : "float32";
+  if (config.contains("num_nextn_predict_layers"))
+    config["num_nextn_predict_layers"] = decoder.mtp.size();
+  return config;
 }
 
 }  // namespace conclave::recipes

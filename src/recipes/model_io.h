@@ -48,6 +48,12 @@ Model make_model(nlohmann::json config, const std::string& from, at::ScalarType 
 Model load_model(const std::string& folder, at::ScalarType dtype, bool training,
                  const RouterCoefs& coefs = {});
 
+// config.json of a folder that the model's weights are saved in: what `config` says, without its
+// quantization, with the type they have now (under the name that `config` has for it, torch_dtype
+// or dtype) and with as many modules of multi-token prediction as the decoder has.
+nlohmann::json saved_config(nlohmann::json config, const nn::Decoder& decoder,
+                            at::ScalarType dtype);
+
 // AdamW over the units' shards.
 optim::AdamW make_adamw(parallel::Units& units, const optim::AdamWConfig& config);
 

@@ -17,6 +17,7 @@
 #include "recipes/dry_run.h"
 #include "recipes/model_io.h"
 #include "recipes/pretrain_config.h"
+#include "recipes/shape.h"
 #include "recipes/threads.h"
 #include "train/loop.h"
 
@@ -96,18 +97,8 @@ void check_same_model(const nlohmann::json& ours, const std::string& checkpoint)
                         "; set it back, or choose another output");
 }
 
-// What config.json of a checkpoint says beside the architecture's own keys.
-nlohmann::json config_to_save(nlohmann::json config, const nn::Decoder& decoder,
-                              const std::string& dtype, int32_t eos) {
-  if (!config.contains("model_type")) config["model_type"] = decoder.model_type;
-  config.erase("torch_dtype");
-  config["dtype"] = dtype == "bf16" ? "bfloat16" : dtype == "fp64" ? "float64" : "float32";
-  config["eos_token_id"] = eos;
-  return config;
-}
-
 nlohmann::json summary_of(const PretrainConfig& c, const Data& d, const train::TrainState& state,
-                          const train::LoopResult& r) {
+                          const train::LoopResult& r, const plan::MemoryForecast& memory) {
   nlohmann::json s;
   s["steps"] = state.step;
   s["finished"] = !r.stopped;
@@ -129,6 +120,7 @@ nlohmann::json summary_of(const PretrainConfig& c, const Data& d, const train::T
   s["seconds"] = r.seconds;
   s["tokens_per_second"] = r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0.0;
   s["peak_memory_bytes"] = peak_resident_memory();
+  s["forecast_memory_bytes"] = memory.total();
   return s;
 }
 
@@ -148,7 +140,9 @@ void print_summary(const PretrainConfig& c, const std::string& config_path, cons
   std::printf("  speed            %s over %s\n",
               human_rate(number("tokens_per_second"), "tokens").c_str(),
               human_duration(number("seconds")).c_str());
-  std::printf("  peak memory      %s\n", human_bytes(number("peak_memory_bytes")).c_str());
+  std::printf("  peak memory      %s, forecast %s\n",
+              human_bytes(number("peak_memory_bytes")).c_str(),
+              human_bytes(number("forecast_memory_bytes")).c_str());
   std::printf("  checkpoint       %s\n", checkpoint.c_str());
   if (s.at("finished").get<bool>())
     std::printf("Next: conclave generate --model %s/latest --prompt \"...\"\n", c.output.c_str());
@@ -172,6 +166,7 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   const ConfigSource& source = config.source;
   check_pretrain(c, source);
   use_threads(c.threads);
+  return_large_blocks();
   const at::ScalarType dtype = parse_dtype(c.dtype, "dtype");
   const ModelChoice choice = choose_model(c, source);
   if (c.model.bias_update_rate)
@@ -185,11 +180,12 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
                        choice.places);
   Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
-  const nlohmann::json saved_config = config_to_save(m.config, *m.decoder, c.dtype, d.corpus.eos);
+  nlohmann::json config_to_save = saved_config(m.config, *m.decoder, dtype);
+  config_to_save["eos_token_id"] = d.corpus.eos;
 
   train::TrainState state{.data = fingerprint(c, d)};
   if (!resume.empty()) {
-    check_same_model(saved_config, resume);
+    check_same_model(config_to_save, resume);
     state = train::restore(resume, *m.units, optimizer);
     if (state.data != fingerprint(c, d))
       throw ConfigError(
@@ -208,6 +204,12 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
     return 0;
   }
 
+  const plan::MemoryForecast memory = forecast(
+      c, shape_of(*m.decoder),
+      data_bytes(*d.corpus.train, d.train) + data_bytes(*d.corpus.validation, d.validation));
+  log_info(format("memory: %s will be needed, %s are free",
+                  human_bytes(static_cast<double>(memory.total())).c_str(),
+                  human_bytes(static_cast<double>(available_memory())).c_str()));
   checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last));
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
   train::LoopConfig loop{.steps = c.steps,
@@ -224,11 +226,11 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   train::Parts parts{*m.decoder,    *m.units,  *m.dispatcher, optimizer, d.train,
                      &d.validation, d.sampler, folder,        {}};
   parts.complete = [&](checkpoint::FolderContents& contents) {
-    contents.config_json = saved_config.dump(2) + "\n";
+    contents.config_json = config_to_save.dump(2) + "\n";
     contents.files = companions;
   };
   const auto result = train::run_loop(loop, parts, state);
-  const auto summary = summary_of(c, d, state, result);
+  const auto summary = summary_of(c, d, state, result, memory);
   write_file_atomic(c.output + "/summary.json", summary.dump(2) + "\n");
   print_summary(c, config_path, summary, folder.step_path(state.step).string());
   return result.stopped ? 75 : 0;

@@ -1,5 +1,9 @@
-// A decoder as plan/ sees it.
+// A decoder as plan/ sees it, and what plan/ says of it in words.
 #pragma once
+#include <cstdint>
+#include <string>
+
+#include "data/packing.h"
 #include "nn/decoder.h"
 #include "plan/memory.h"
 #include "plan/shape.h"
@@ -8,6 +12,16 @@
 namespace conclave::recipes {
 
 plan::ModelShape shape_of(const nn::Decoder& decoder);
-plan::MemoryForecast forecast(const PretrainConfig& config, const plan::ModelShape& shape);
+plan::Precision precision_of(const std::string& dtype);  // "fp32", "fp64" or "bf16"
+
+// data_bytes: of the tokenized text, one of the two below.
+plan::MemoryForecast forecast(const PretrainConfig& config, const plan::ModelShape& shape,
+                              int64_t data_bytes);
+// Before the text is read: an id of 4 bytes for each 3 bytes of its files; 0 if they are not there.
+int64_t expected_data_bytes(const PretrainConfig& config);
+int64_t data_bytes(const data::TokenizedText& text, const data::PackedDataset& rows);
+
+std::string parameter_count(int64_t n);             // "671.0 B", "1026.4 B", below 1e9 "1.9 M"
+std::string flops_table(const plan::Flops& flops);  // a line a term, in G, and the total
 
 }  // namespace conclave::recipes

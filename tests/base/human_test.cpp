@@ -15,6 +15,14 @@ TEST(Human, Bytes) {
   EXPECT_EQ(human_bytes(310.0 * (1 << 20)), "310 MiB");
 }
 
+TEST(Human, BytesFromText) {
+  EXPECT_EQ(bytes_of("72 GiB"), int64_t{72} << 30);
+  EXPECT_EQ(bytes_of("1.5 KiB"), 1536);
+  EXPECT_EQ(bytes_of("0 B"), 0);
+  for (const char* text : {"", "72", "72GiB", "72 GB", "-1 B", "x GiB", "1e30 PiB", "nan B"})
+    EXPECT_EQ(bytes_of(text), std::nullopt) << text;
+}
+
 TEST(Human, Counts) {
   EXPECT_EQ(human_count(812), "812");
   EXPECT_EQ(human_count(3.72), "3.7");

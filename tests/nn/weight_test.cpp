@@ -6,6 +6,8 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include "nn/decoder.h"
+
 namespace conclave::nn {
 namespace {
 
@@ -31,6 +33,20 @@ TEST(Weights, APlainWeightIsOnePieceUnderTheLayersPrefix) {
   EXPECT_FALSE(norm.decay());
   EXPECT_TRUE(matrix.decay());
   EXPECT_FALSE(bias.decay());
+}
+
+TEST(Weights, OfExpertsAUnitMayHoldAPart) {
+  Unit dense("dense", at::kDouble), experts("experts", at::kDouble, true, 3);
+  Weights weights("layer.", dense, &experts);
+  EXPECT_EQ(weights.add_experts("experts.{}.{gate,up}.weight", {6, 4, 5}).shape(),
+            (std::vector<int64_t>{2, 4, 5}));
+  EXPECT_EQ(weights.add_fused_experts("experts.bias", {6, 4}, false).shape(),
+            (std::vector<int64_t>{2, 4}));
+  EXPECT_EQ(piece_names(experts),
+            (std::vector<std::string>{"layer.experts.0.gate.weight", "layer.experts.0.up.weight",
+                                      "layer.experts.1.gate.weight", "layer.experts.1.up.weight",
+                                      "layer.experts.bias"}));
+  EXPECT_THROW(weights.add_experts("experts.{}.down.weight", {7, 4, 5}), c10::Error);
 }
 
 TEST(Weights, StartOnMultiplesOfTheAlignment) {
@@ -104,6 +120,26 @@ TEST(Weights, FusedExpertsAreOnePieceWithABiasOfTheirOwn) {
   EXPECT_THROW(weights.add_fused_experts("bias", {3, 4}, true), c10::Error);
   EXPECT_THROW(weights.add_fused_experts("plain", {4}, false), c10::Error);
   EXPECT_THROW(Weights("l.", dense).add_fused_experts("w", {3, 5, 2}, false), c10::Error);
+}
+
+TEST(Weights, BuffersGoToAnUntrainedUnitThatIsWideEnough) {
+  Unit dense("dense", at::kBFloat16), router("router", at::kFloat, /*trained=*/false);
+  Weight& bias =
+      Weights("l.", dense, nullptr, &router).add_buffer("gate.e_score_correction_bias", {6});
+  EXPECT_EQ(piece_names(router), (std::vector<std::string>{"l.gate.e_score_correction_bias"}));
+  EXPECT_EQ(bias.init(), Init::zeros);
+  EXPECT_FALSE(bias.decay());
+  EXPECT_FALSE(router.trained());
+  EXPECT_TRUE(dense.layout().pieces.empty());
+  EXPECT_THROW(Weights("l.", dense).add_buffer("b", {6}), c10::Error);
+  EXPECT_THROW(Weights("l.", dense, nullptr, &dense).add_buffer("b", {6}), c10::Error);
+  Decoder decoder;
+  for (auto [dtype, wide] : {std::pair{at::kBFloat16, at::kFloat},
+                             {at::kFloat, at::kFloat},
+                             {at::kDouble, at::kDouble}}) {
+    EXPECT_EQ(decoder.add_unit("router", dtype, false).dtype(), wide);
+    EXPECT_EQ(decoder.add_unit("dense", dtype).dtype(), dtype);
+  }
 }
 
 TEST(Weights, PiecesFillTheirWeight) {

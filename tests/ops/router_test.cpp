@@ -140,7 +140,7 @@ void expect_ids(const Routing& r, const std::vector<int64_t>& want) {
 
 // The two best groups' scores are below 0 with their bias: zeros in the place of the others' scores
 // would win.
-TEST(Route, MaskedGroupsTakeMinusInfinityNotZero) {
+TEST(Route, TrapMaskedGroupsTakeMinusInfinityNotZero) {
   const Selection s{.scoring = sigmoid, .top_k = 3, .groups = 3, .top_groups = 2};
   const at::Tensor logits = row({0, 0.1, 0.2, 0.3, 0.4, 0.5}),
                    bias = at::tensor({-3.0, -2.0, -9.0, -9.0, -1.0, -4.0}, at::kDouble);

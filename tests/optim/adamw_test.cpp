@@ -57,6 +57,31 @@ TEST(AdamWOptimizer, UpdatesEveryShardAsTheOpDoes) {
   }
 }
 
+TEST(AdamWOptimizer, KeepsForBf16WhatItIsTold) {
+  const FlatShard s = shard(at::kBFloat16);
+  const AdamW bare({}, {s}, {.master = false, .bf16_moments = true});
+  EXPECT_FALSE(bare.lo(0).defined());
+  EXPECT_EQ(bare.m(0).scalar_type(), at::kBFloat16);
+  EXPECT_EQ(bare.v(0).scalar_type(), at::kBFloat16);
+  AdamW exact({}, {s}, {.master = true, .bf16_moments = true});
+  EXPECT_TRUE(exact.lo(0).defined());
+  run(exact, s.grad, 1, 3);
+  EXPECT_FALSE(at::equal(s.weights, wave(0.1, at::kBFloat16)));
+}
+
+TEST(AdamWOptimizer, LeavesBuffersAlone) {
+  const FlatShard a = shard(at::kFloat);
+  const FlatShard buffer{wave(0.3, at::kFloat), {}, {}, /*trained=*/false};
+  AdamW optimizer({}, {buffer, a});
+  run(optimizer, a.grad, 1, 3);
+  EXPECT_TRUE(at::equal(buffer.weights, wave(0.3, at::kFloat)));
+  for (const at::Tensor& t : {optimizer.m(0), optimizer.v(0), optimizer.lo(0)})
+    EXPECT_FALSE(t.defined());
+  EXPECT_FALSE(at::equal(a.weights, wave(0.1, at::kFloat)));
+  // A gradient that was forgotten is no buffer.
+  EXPECT_THROW(AdamW({}, {FlatShard{buffer.weights, {}, {}}}), c10::Error);
+}
+
 TEST(AdamWOptimizer, MomentsHaveTheTypeOfTheGradient) {
   for (auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
     AdamW optimizer({}, {shard(dtype)});

@@ -66,6 +66,35 @@ TEST(MicroBatch, ReleasedAndRefilledWeights) {
   for (const auto& unit : tiny.decoder.units) EXPECT_FALSE(unit->data().defined()) << unit->name();
 }
 
+// A pipeline rank between others: hidden states in and out, and their gradients back.
+TEST(MicroBatch, WithoutItsEndsIsTheMiddleOfTheWhole) {
+  Tiny whole, middle({}, testing::tiny_config(), {.ends = false});
+  MicroBatch all(whole.decoder, whole.units, whole.dispatcher, batch(0, 4), options());
+  const int last = static_cast<int>(all.segments().size()) - 1;
+  all.forward(0);
+  Batch handed = batch(0, 4);
+  handed.hidden = all.hidden();
+  for (int i = 1; i < last; ++i) all.forward(i);
+  const at::Tensor out = all.hidden();
+  all.forward(last);
+  all.backward(last);
+  const at::Tensor dout = all.dhidden();
+  for (int i = last - 1; i > 0; --i) all.backward(i);
+
+  MicroBatch part(middle.decoder, middle.units, middle.dispatcher, handed, options());
+  EXPECT_EQ(part.segments().size(), all.segments().size() - 2);
+  part.forward();
+  EXPECT_TRUE(testing::same_bits(part.hidden(), out));
+  part.seed(dout);
+  part.backward();
+  EXPECT_TRUE(testing::same_bits(part.dhidden(), all.dhidden()));
+  std::vector<at::Tensor> expected = whole.gradients();
+  expected = {expected.begin() + 1, expected.end() - 2};  // embedding; final norm and head
+  expect_same_bits(middle.gradients(), expected);
+  EXPECT_THROW(MicroBatch(middle.decoder, middle.units, middle.dispatcher, batch(0, 4), options()),
+               c10::Error);
+}
+
 TEST(MicroBatch, RecomputeByClass) {
   auto total = [](const std::map<std::string, int64_t>& bytes) {
     int64_t sum = 0;

@@ -73,16 +73,18 @@ inline Batch packed_rows(int first, int last) {
   return make_batch(rows);
 }
 
-inline nn::Decoder make_tiny(nlohmann::json config = tiny_config()) {
+inline nn::Decoder make_tiny(nlohmann::json config = tiny_config(), nn::Share share = {}) {
   models::DecoderOptions options;
   options.dtype = at::kDouble;
+  options.share = share;
   return models::make_decoder(config, "tiny", options);
 }
 
 // One rank with its decoder, from the same bits each time.
 struct Tiny {
-  explicit Tiny(UnitsOptions options = {}, const nlohmann::json& config = tiny_config())
-      : decoder(make_tiny(config)), comm(comm::single()), units(decoder, *comm, options) {
+  explicit Tiny(UnitsOptions options = {}, const nlohmann::json& config = tiny_config(),
+                nn::Share share = {})
+      : decoder(make_tiny(config, share)), comm(comm::single()), units(decoder, *comm, options) {
     initialise(units, 5, 0.3);
   }
   // Gradients of all units, copied.

@@ -26,7 +26,7 @@ TEST(Memory, StatesByPrecision) {
 }
 
 TEST(Memory, SavedBytesByHand) {
-  const LayerShape& l = tiny().layers[1];
+  const LayerShape l = tiny().layers[1];
   const auto b = saved_bytes_per_token(l, 24, Precision::bf16);
   EXPECT_EQ(b.at("residual"), 2 * 24 * 2);
   EXPECT_EQ(b.at("norm"), 2 * 24 * 2);
@@ -64,6 +64,76 @@ TEST(Memory, RecomputeTakesItsClassAwayAndNoOther) {
   dense.layers.resize(1);
   EXPECT_EQ(recomputable_classes(dense),
             (std::vector<std::string>{"norm", "qkv", "rotary", "attention", "gate_up", "swiglu"}));
+}
+
+TEST(Memory, OneRankOfMany) {
+  ModelShape m = qwen3_30b_a3b();
+  m.expert_ranks = 8;
+  TrainingRun run{.precision = Precision::bf16,
+                  .master = false,
+                  .moment_bytes = 2,
+                  .grad_bytes = 2,
+                  .dense_shards = 8,
+                  .tokens = 4096,
+                  .received = 5.34,
+                  .saves = false};
+  const int64_t experts = int64_t{48} * 16 * 3 * 2048 * 768, rest = parameters(m).total - experts;
+  MemoryForecast f = forecast_memory(m, run);
+  EXPECT_EQ(f.bytes("weights"), 2 * (rest + experts));
+  EXPECT_EQ(f.bytes("gradients"), 2 * (rest + experts));
+  EXPECT_EQ(f.bytes("optimizer moments"), 4 * (rest / 8 + experts));
+  EXPECT_EQ(f.bytes("master, low bits"), 0);
+  EXPECT_EQ(f.bytes("receive buffer"), static_cast<int64_t>(5.34 * 4096) * 2048 * 2);
+  run.master = true;
+  EXPECT_EQ(forecast_memory(m, run).bytes("master, low bits"), 2 * (rest / 8 + experts));
+
+  const int64_t whole = f.total();
+  EXPECT_TRUE(fit_recompute(m, run, 2 * whole));
+  EXPECT_TRUE(run.recompute.empty());
+  EXPECT_TRUE(fit_recompute(m, run, forecast_memory(m, run).total() - 1));
+  EXPECT_EQ(run.recompute, (std::set<std::string>{"norm"}));
+  EXPECT_FALSE(fit_recompute(m, run, 0));
+  EXPECT_EQ(run.recompute.size(), cheap_classes().size());
+
+  m.ends = false;
+  f = forecast_memory(m, run);
+  EXPECT_EQ(f.bytes("logits, one chunk"), 0);
+  EXPECT_EQ(f.bytes("activations: residual"), int64_t{4096} * 48 * 2 * 2048 * 2);
+}
+
+TEST(Memory, LatentAttentionByHand) {
+  const LayerShape l{.heads = 4,
+                     .mla = {.q_rank = 10, .kv_rank = 6, .nope = 5, .rope = 2, .v_dim = 3},
+                     .experts = 5,
+                     .top_k = 2,
+                     .ffn = 12,
+                     .shared_ffn = 7};
+  auto b = saved_bytes_per_token(l, 24, Precision::bf16);
+  EXPECT_EQ(b.at("norm"), (2 * 24 + 10 + 6) * 2);
+  EXPECT_EQ(b.at("statistics"), (2 + 2 + 4) * 4);
+  EXPECT_EQ(b.at("qkv"), (4 * 7 + 10 + 6 + 2) * 2);
+  EXPECT_EQ(b.at("rotary"), 0);
+  EXPECT_EQ(b.at("attention"), 4 * 3 * 2);
+  EXPECT_EQ(b.at("gate_up"), 2 * (2 * 12 + 7) * 2);
+  LayerShape direct = l;
+  direct.mla.q_rank = 0;
+  b = saved_bytes_per_token(direct, 24, Precision::bf16);
+  EXPECT_EQ(b.at("norm"), (2 * 24 + 6) * 2);
+  EXPECT_EQ(b.at("statistics"), (2 + 1 + 4) * 4);
+  EXPECT_EQ(b.at("qkv"), (4 * 7 + 6 + 2) * 2);
+}
+
+TEST(Memory, RotaryAgainNeedsWhatItTurns) {
+  const LayerShape l = gpt_oss(2, 8).layers[0];
+  const int64_t turned = (64 + 8) * 64 * 2, values = 8 * 64 * 2;
+  auto b = saved_bytes_per_token(l, 2880, Precision::bf16);
+  EXPECT_EQ(b.at("rotary"), turned);
+  EXPECT_EQ(b.at("qkv"), values);
+  b = saved_bytes_per_token(l, 2880, Precision::bf16, {"rotary"});
+  EXPECT_EQ(b.at("rotary"), 0);
+  EXPECT_EQ(b.at("qkv"), values + turned);
+  b = saved_bytes_per_token(l, 2880, Precision::bf16, {"qkv", "rotary"});
+  EXPECT_EQ(b.at("rotary") + b.at("qkv"), 0);
 }
 
 TEST(Memory, LogitsAreOneChunk) {

@@ -22,6 +22,13 @@ for path in sorted((ROOT / "configs" / "pretrain").glob("*.yaml")):
     done = conclave(verb, path.relative_to(ROOT), "--dry-run")
     check(f"{verb} {path.name} --dry-run", done.returncode == 0, done.stderr)
 
+for path in sorted((ROOT / "configs" / "benchmark").glob("*.yaml")):
+    done = conclave("benchmark", path.relative_to(ROOT), "--dry-run")
+    check(f"benchmark {path.name} --dry-run", done.returncode == 0 and "# Memory" in done.stdout, done.stderr)
+
+page = conclave("help", "--config").stdout
+check("docs/config.md", page == (ROOT / "docs" / "config.md").read_text(), "run `conclave help --config > docs/config.md`")
+
 page = conclave("pretrain", DEMO, "--dry-run").stdout
 page = page[page.index("One token through the house") :].strip()
 check("docs/one_token.md", page in (ROOT / "docs" / "one_token.md").read_text(), "run --dry-run and put its last page there")
@@ -46,4 +53,5 @@ check("a config that is not there", done.returncode == 2 and "no-such.yaml" in d
 done = conclave("pretrian")
 check("an unknown verb", done.returncode == 2, f"status {done.returncode}")
 
-sys.exit(1 if failures else 0)
+if __name__ == "__main__":
+    sys.exit(1 if failures else 0)

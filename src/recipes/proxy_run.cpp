@@ -1,0 +1,134 @@
+#include "recipes/proxy_run.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/parts.h"
+#include "base/random.h"
+#include "base/timer.h"
+
+namespace conclave::recipes {
+namespace {
+
+// The optimizer has the experts whole and 1/dp_shard of every other unit.
+std::vector<optim::FlatShard> owned(nn::Decoder& decoder, parallel::Units& units,
+                                    int64_t dp_shard) {
+  std::vector<optim::FlatShard> shards;
+  for (auto& s : units.shards()) {
+    const bool experts = std::any_of(decoder.layers.begin(), decoder.layers.end(),
+                                     [&](const nn::Layer& l) { return l.experts == s.unit; });
+    const int64_t all = s.weights.numel(), part = experts ? all : (all + dp_shard - 1) / dp_shard;
+    const bool trained = s.unit->trained();
+    shards.push_back({s.weights.narrow(0, 0, part),
+                      trained ? s.grad.narrow(0, 0, part) : at::Tensor(),
+                      {},
+                      trained});
+  }
+  return shards;
+}
+
+// torch.optim.Adam's defaults, as the published runs have them.
+optim::AdamWConfig adam(double lr) {
+  return {.lr = lr, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0};
+}
+
+at::Tensor normal_bf16(int64_t tokens, int64_t hidden, uint64_t seed, const char* stream,
+                       double stddev) {
+  at::Tensor t = at::empty({tokens, hidden}, at::kFloat);
+  fill_normal(t.data_ptr<float>(), seed, hash_name(stream), 0, static_cast<uint64_t>(t.numel()),
+              stddev);
+  return t.to(at::kBFloat16);
+}
+
+}  // namespace
+
+ProxyRun::ProxyRun(const RankShare& share, const BenchmarkConfig& config)
+    : config_(config),
+      seq_len_(share.seq_len),
+      recompute_(share.run.recompute),
+      decoder_(make_decoder(share)),
+      comm_(comm::single()),
+      units_(decoder_, *comm_),
+      dispatcher_(share.share.expert_ranks),
+      optimizer_(adam(config.lr), owned(decoder_, units_, config.layout.dp_shard),
+                 {.master = config.precision == "master", .bf16_moments = true}) {
+  parallel::initialise(units_, static_cast<uint64_t>(config.seed), decoder_.initializer_range);
+  if (decoder_.share.ends) return;
+  const int64_t tokens = config.batch.micro_rows * seq_len_;
+  const auto seed = static_cast<uint64_t>(config.seed);
+  hidden_ = normal_bf16(tokens, decoder_.hidden, seed, "hidden", 1);
+  dhidden_ = normal_bf16(tokens, decoder_.hidden, seed, "gradient",
+                         1 / static_cast<double>(config.batch.rows * seq_len_));
+}
+
+// Random ids, each sequence a document; labels are the ids that follow.
+parallel::Batch ProxyRun::batch(int64_t index) const {
+  const int64_t rows = config_.batch.micro_rows, tokens = rows * seq_len_;
+  parallel::Batch b;
+  b.rows.positions = at::arange(seq_len_, at::kLong).repeat({rows});
+  for (int64_t r = 0; r <= rows; ++r) b.rows.doc_offsets.push_back(r * seq_len_);
+  b.rows.row_offsets = b.rows.doc_offsets;
+  b.rows.gate = config_.gate == "balanced"  ? nn::Gate::balanced
+                : config_.gate == "uniform" ? nn::Gate::uniform
+                                            : nn::Gate::router;
+  b.rows.gate_seed = static_cast<uint64_t>(index);
+  if (!decoder_.share.ends) {
+    b.hidden = hidden_;
+    return b;
+  }
+  b.ids = at::empty({tokens}, at::kLong);
+  b.labels = at::empty({tokens}, at::kLong);
+  int64_t *ids = b.ids.data_ptr<int64_t>(), *labels = b.labels.data_ptr<int64_t>();
+  for (int64_t t = 0; t < tokens; ++t)
+    ids[t] = static_cast<int64_t>(below(static_cast<uint64_t>(decoder_.vocab),
+                                        static_cast<uint64_t>(config_.seed),
+                                        static_cast<uint64_t>(index), static_cast<uint64_t>(t)));
+  for (int64_t t = 0; t < tokens; ++t) labels[t] = (t + 1) % seq_len_ ? ids[t + 1] : -100;
+  return b;
+}
+
+double ProxyRun::step(int64_t index) {
+  const int64_t micro_batches = config_.batch.rows / config_.batch.micro_rows;
+  const int64_t scored = config_.batch.rows * (seq_len_ - 1);
+  parallel::RunOptions run{.training = true, .recompute = recompute_};
+  run.loss_seed = 1 / static_cast<double>(scored);
+  {
+    Part part("zero gradients");
+    units_.zero_grads();
+  }
+  double loss = 0;
+  for (int64_t i = 0; i < micro_batches; ++i) {
+    parallel::Batch b;
+    {
+      Part part("batch");
+      b = batch(index * micro_batches + i);
+    }
+    parallel::MicroBatch micro(decoder_, units_, dispatcher_, std::move(b), run);
+    micro.forward();
+    loss += micro.loss_sum();
+    if (!decoder_.share.ends) micro.seed(dhidden_);
+    micro.backward();
+  }
+  Part part("optimizer");
+  optimizer_.step(config_.lr);
+  units_.weights_changed();
+  return loss / static_cast<double>(scored);
+}
+
+double gemm_rate(int64_t size) {
+  const at::Tensor a = normal_bf16(size, size, 1, "a", 1), b = normal_bf16(size, size, 1, "b", 1);
+  double best = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 5; ++i) {
+    Timer timer;
+    at::mm(a, b);
+    best = std::min(best, timer.seconds());
+  }
+  const auto n = static_cast<double>(size);
+  return 2 * n * n * n / best;
+}
+
+}  // namespace conclave::recipes
