@@ -4,6 +4,8 @@
 // addresses and widths allow.
 #include <cuda_bf16.h>
 
+#include <algorithm>
+
 #include "kernels/receive_buffer.h"
 
 namespace conclave::kernels {
@@ -176,7 +178,8 @@ void receive_layout(const ReceiveLayout& p, cudaStream_t stream) {
   const int blocks = static_cast<int>(receive_layout_blocks(p.tokens));
   if (blocks > 0) count_kernel<<<blocks, kThreads, 0, stream>>>(p);
   scan_kernel<<<1, kScan, 0, stream>>>(p.sums, blocks);
-  place_kernel < < <blocks> 0 ? blocks : 1, kThreads, 0, stream >>> (p, blocks);
+  const int at_least_one = std::max(blocks, 1);
+  place_kernel<<<at_least_one, kThreads, 0, stream>>>(p, blocks);
   check_launch("receive_layout");
 }
 
