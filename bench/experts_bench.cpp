@@ -151,6 +151,8 @@ void run(const Shape& s, int rounds, bool skew) {
       {"swiglu", 0, [&, &h = h] { ops::swiglu(h, weights, activation); }},
       {"swiglu backward", 0,
        [&, &h = h, &a = a] { ops::swiglu_backward(a, h, weights, activation); }},
+      {"down: _grouped_mm alone", down,
+       [&, &a = a] { at::_grouped_mm(a, w2.transpose(1, 2), ends); }},
       {"down: forward", down, [&, &a = a] { ops::grouped_linear(a, w2, layout.offsets); }},
       {"down: input gradient", down,
        [&] { ops::grouped_linear_backward_input(dy, w2, layout.offsets); }},

@@ -6,18 +6,9 @@
 #include <ATen/core/Tensor.h>
 
 #include "ops/dispatch.h"
+#include "ops/receive_buffer.h"
 
 namespace conclave::comm {
-
-// Rows as they come from other ranks, one for each rank that a token is sent to, before they are
-// spread over experts. int64.
-struct ReceiveBuffer {
-  at::Tensor token;        // [rows]: whose each is, ascending
-  at::Tensor row;          // [received]: from which row of the buffer each expert's row is taken
-  at::Tensor pairs;        // [received]: experts' rows in the order of the buffer's
-  at::Tensor pair_begin;   // [rows + 1]: row i of the buffer feeds pairs pair_begin[i] …
-  at::Tensor token_begin;  // [tokens + 1]: token t has rows token_begin[t] …
-};
 
 struct Dispatch {
   ops::ExpertLayout sent;  // this rank's tokens · top_k rows in the order of all experts
@@ -26,8 +17,8 @@ struct Dispatch {
   // first).
   at::Tensor offsets;
   int64_t tokens = 0, top_k = 0;
-  int64_t received = 0;  // rows that this rank's experts get
-  ReceiveBuffer buffer;  // where there is one (comm/dispatch_proxy.h)
+  int64_t received = 0;       // rows that this rank's experts get
+  ops::ReceiveBuffer buffer;  // where there is one (comm/dispatch_proxy.h)
 };
 
 class Dispatcher {

@@ -1,17 +1,16 @@
 #include "comm/dispatch_proxy.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/index_select.h>
+#include <ATen/ops/remainder.h>
 #include <ATen/ops/zeros.h>
 
-#include <algorithm>
 #include <numeric>
 #include <vector>
 
 #include "base/check.h"
 #include "base/parts.h"
-#include "ops/segment_sum.h"
 
 namespace conclave::comm {
 namespace {
@@ -38,41 +37,6 @@ ops::ExpertLayout local_layout(const at::Tensor& ids, int64_t experts, int64_t l
   return out;
 }
 
-// The buffer's rows: each token's slots by rank, one row a rank that occurs.
-ReceiveBuffer receive_buffer(const at::Tensor& ids, const at::Tensor& row_of_pair, int64_t local) {
-  const int64_t tokens = ids.size(0), top_k = ids.size(1);
-  const int64_t *id = ids.const_data_ptr<int64_t>(), *row = row_of_pair.const_data_ptr<int64_t>();
-  std::vector<int64_t> token, pairs, pair_begin{0}, token_begin{0};
-  ReceiveBuffer b;
-  b.row = at::empty({tokens * top_k}, ids.options());
-  int64_t* buffer_row = b.row.data_ptr<int64_t>();
-  std::vector<int64_t> slots(static_cast<size_t>(top_k));
-  for (int64_t t = 0; t < tokens; ++t) {
-    const auto rank = [&](int64_t j) { return id[t * top_k + j] / local; };
-    std::iota(slots.begin(), slots.end(), 0);
-    std::stable_sort(slots.begin(), slots.end(),
-                     [&](int64_t a, int64_t b) { return rank(a) < rank(b); });
-    for (size_t i = 0; i < slots.size(); ++i) {
-      if (i == 0 || rank(slots[i]) != rank(slots[i - 1])) {
-        if (i > 0) pair_begin.push_back(static_cast<int64_t>(pairs.size()));
-        token.push_back(t);
-      }
-      pairs.push_back(row[t * top_k + slots[i]]);
-      buffer_row[pairs.back()] = static_cast<int64_t>(token.size()) - 1;
-    }
-    pair_begin.push_back(static_cast<int64_t>(pairs.size()));
-    token_begin.push_back(static_cast<int64_t>(token.size()));
-  }
-  const auto tensor = [&](const std::vector<int64_t>& v) {
-    at::Tensor t = at::empty({static_cast<int64_t>(v.size())}, ids.options());
-    std::copy(v.begin(), v.end(), t.data_ptr<int64_t>());
-    return t;
-  };
-  b.token = tensor(token), b.pairs = tensor(pairs);
-  b.pair_begin = tensor(pair_begin), b.token_begin = tensor(token_begin);
-  return b;
-}
-
 }  // namespace
 
 Dispatch ProxyDispatcher::prepare(const at::Tensor& ids, int64_t experts) {
@@ -84,14 +48,17 @@ Dispatch ProxyDispatcher::prepare(const at::Tensor& ids, int64_t experts) {
   const int64_t tokens = ids.size(0), top_k = ids.size(1);
   CHECK_SHAPE(ids, tokens, top_k);
   Dispatch to;
-  to.sent = local_layout(ids, experts, experts / ranks_);
+  const int64_t local = experts / ranks_;
+  to.sent = ids.is_cuda() ? ops::expert_layout(at::remainder(ids, local), local)
+                          : local_layout(ids, experts, local);
   to.offsets = to.sent.offsets;
-  to.buffer = receive_buffer(ids, to.sent.row, experts / ranks_);
+  to.buffer = ops::receive_buffer(ids, to.sent.row, local, ranks_);
   to.tokens = tokens;
   to.top_k = top_k;
   to.received = tokens * top_k;
   tokens_ += tokens;
-  rows_ += to.buffer.token.numel();
+  const at::Tensor rows = to.buffer.token_begin[tokens].to(at::kLong);
+  rows_ = rows_.defined() ? at::add(rows_, rows) : rows;
   return to;
 }
 
@@ -101,17 +68,17 @@ at::Tensor ProxyDispatcher::dispatch(const Dispatch& to, const at::Tensor& x) {
   at::Tensor buffer;
   {
     Part part("dispatch, stand-in");
-    buffer = at::index_select(x, 0, to.buffer.token);
+    buffer = ops::fill_buffer(x, to.buffer);
   }
-  return at::index_select(buffer, 0, to.buffer.row);
+  return ops::spread_buffer(buffer, to.buffer);
 }
 
 at::Tensor ProxyDispatcher::combine(const Dispatch& to, const at::Tensor& rows) {
   const int64_t received = to.received, hidden = rows.size(-1);
   CHECK_SHAPE(rows, received, hidden);
-  const at::Tensor partial = ops::segment_sum(rows, to.buffer.pairs, to.buffer.pair_begin);
+  const at::Tensor partial = ops::partial_sums(rows, to.buffer);
   Part part("combine, stand-in");
-  return ops::segment_sum(partial, {}, to.buffer.token_begin);
+  return ops::token_sums(partial, to.buffer);
 }
 
 }  // namespace conclave::comm

@@ -22,14 +22,16 @@ class ProxyDispatcher final : public LocalDispatcher {
   // the token.
   at::Tensor combine(const Dispatch& to, const at::Tensor& rows) override;
 
-  // Rows of the receive buffer for each token, in the mean over all layouts so far.
+  // Rows of the receive buffer for each token, in the mean over all layouts so far; waits for the
+  // device.
   double rows_per_token() const {
-    return tokens_ ? static_cast<double>(rows_) / static_cast<double>(tokens_) : 0;
+    return tokens_ ? static_cast<double>(rows_.item<int64_t>()) / static_cast<double>(tokens_) : 0;
   }
 
  private:
   int64_t ranks_;
-  int64_t tokens_ = 0, rows_ = 0;
+  int64_t tokens_ = 0;
+  at::Tensor rows_;  // [] int64, where the ids are: counted without waiting
 };
 
 }  // namespace conclave::comm

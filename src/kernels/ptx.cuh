@@ -109,12 +109,6 @@ CONCLAVE_DEVICE uint4 load_shared16(uint32_t from) {
                : "memory");
   return v;
 }
-CONCLAVE_DEVICE uint32_t load_shared4(uint32_t from) {
-  uint32_t v;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
-  return v;
-}
-
 // --- pairs of bf16 in a register, quick exponential and reciprocal
 CONCLAVE_DEVICE uint32_t pack(float low, float high) {
   uint32_t r;
@@ -126,6 +120,17 @@ CONCLAVE_DEVICE float high(uint32_t v) { return __uint_as_float(v & 0xFFFF0000u)
 CONCLAVE_DEVICE float exp2(float x) {
   float r;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+// NaN if either is.
+CONCLAVE_DEVICE float min_or_nan(float x, float y) {
+  float r;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(x), "f"(y));
+  return r;
+}
+CONCLAVE_DEVICE float max_or_nan(float x, float y) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(x), "f"(y));
   return r;
 }
 CONCLAVE_DEVICE float reciprocal(float x) {

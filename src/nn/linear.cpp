@@ -39,9 +39,7 @@ Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& of
   Saved saved_weights = bias_weights ? tape.save(*bias_weights) : Saved();
   const int weights_id = bias_weights ? bias_weights->id : -1;
   auto forward = [=, &w](const at::Tensor& x, const at::Tensor& weights) {
-    at::Tensor y = ops::grouped_linear(x, w.data(), offsets);
-    if (bias) ops::grouped_bias_(y, bias->data(), offsets, weights);
-    return y;
+    return ops::grouped_linear(x, w.data(), offsets, bias ? bias->data() : at::Tensor(), weights);
   };
   if (!made.defined()) made = forward(x.data, bias_weights ? bias_weights->data : at::Tensor());
   Value y = tape.record(made, [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {

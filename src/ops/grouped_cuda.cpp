@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "kernels/grouped_rows.h"
+#include "ops/grouped_mlp_cuda.h"
 #include "ops/matmul_cuda.h"
 
 namespace conclave::ops::cuda {
@@ -81,13 +82,24 @@ const float* floats(const at::Tensor& t) {
 
 }  // namespace
 
-at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets) {
+at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets,
+                          const at::Tensor& bias, const at::Tensor& weights) {
+  check_offsets_on_device(offsets, x, w.size(0));
+  if (auto made = fused_grouped_linear(x, w, offsets, bias, weights)) return *made;
+  return aten_grouped_linear(x, w, offsets, bias, weights);
+}
+
+at::Tensor aten_grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets,
+                               const at::Tensor& bias, const at::Tensor& weights) {
   const int64_t out = w.size(1);
   check_offsets_on_device(offsets, x, w.size(0));
   if (x.size(0) == 0) return at::empty({0, out}, x.options());
-  if (x.scalar_type() != at::kBFloat16) return rows_times(x, w.transpose(1, 2), offsets);
-  const at::Tensor y = rows_times(aligned(x, 1), aligned(w, 2).transpose(1, 2), offsets);
-  return y.slice(1, 0, out).contiguous();
+  at::Tensor y = x.scalar_type() == at::kBFloat16
+                     ? rows_times(aligned(x, 1), aligned(w, 2).transpose(1, 2), offsets)
+                     : rows_times(x, w.transpose(1, 2), offsets);
+  y = y.slice(1, 0, out).contiguous();
+  if (bias.defined()) grouped_bias_(y, bias, offsets, weights);
+  return y;
 }
 
 at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w,

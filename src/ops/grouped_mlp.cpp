@@ -5,9 +5,9 @@
 
 #include "base/check.h"
 #include "ops/device.h"
-#include "ops/grouped_bias.h"
 #include "ops/grouped_mlp_cuda.h"
 #include "ops/matmul.h"
+#include "ops/matmul_cuda.h"
 
 namespace conclave::ops {
 namespace {
@@ -45,18 +45,22 @@ GroupedUp grouped_up(const at::Tensor& x, const at::Tensor& index, const at::Ten
                      const at::Tensor& bias, const at::Tensor& weights, const at::Tensor& offsets,
                      Activation activation, GroupedKernel kernel) {
   check_grouped_up(x, index, w, bias, weights, offsets);
+  const bool fused = kernel == GroupedKernel::fused;
   if constexpr (kCudaBuild)
     if (x.is_cuda() && kernel != GroupedKernel::aten)
       if (auto made = cuda::fused_grouped_up(x, index, w, bias, weights, offsets, activation))
         return *made;
-  TORCH_CHECK(kernel != GroupedKernel::fused,
-              "grouped_up: expected bf16 on Hopper, hidden a multiple of 64 from 640 on, ffn of "
-              "64, and a bias "
-              "only with clamped_swiglu for the fused kernel, got ",
-              x.scalar_type(), " on ", x.device(), ", w ", w.sizes(), "; choose automatic");
-  at::Tensor gate_up =
-      grouped_linear(index.defined() ? at::index_select(x, 0, index) : x, w, offsets);
-  if (bias.defined()) grouped_bias_(gate_up, bias, offsets, at::Tensor());
+  TORCH_CHECK(
+      !fused,
+      "grouped_up: expected bf16 on Hopper, ffn a multiple of 64, hidden one from 640 on "
+      "(clamped_swiglu: 896), and a bias only with clamped_swiglu for the fused kernel, got ",
+      x.scalar_type(), " on ", x.device(), ", w ", w.sizes(), "; choose automatic");
+  const at::Tensor rows = index.defined() ? at::index_select(x, 0, index) : x;
+  at::Tensor gate_up;
+  if constexpr (kCudaBuild)
+    if (x.is_cuda() && kernel == GroupedKernel::aten)
+      gate_up = cuda::aten_grouped_linear(rows, w, offsets, bias, {});
+  if (!gate_up.defined()) gate_up = grouped_linear(rows, w, offsets, bias);
   return {gate_up, swiglu(gate_up, weights, activation)};
 }
 

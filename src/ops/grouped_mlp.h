@@ -9,8 +9,8 @@ namespace conclave::ops {
 
 enum class GroupedKernel {
   automatic,  // fused where it can be, else aten
-  aten,       // a gather, grouped_linear, grouped_bias_, swiglu: everywhere
-  fused,      // one kernel, kernels/grouped_gemm_swiglu.h: Hopper, bf16
+  aten,       // a gather, grouped_linear, swiglu: everywhere
+  fused,      // one kernel, kernels/grouped_gemm.h: Hopper, bf16
 };
 
 struct GroupedUp {
@@ -23,8 +23,8 @@ struct GroupedUp {
 // x · w [experts, 2 · ffn, hidden] · bias [experts, 2 · ffn] or undefined · weights [rows] of fp32
 // or wider, or undefined (1) · offsets [experts + 1]: int64 on the CPU from 0 to rows; on CUDA
 // int32 on the device, no host sync, and rows from offsets[experts] on are not written. `automatic`
-// is `fused` for bf16 with hidden a multiple of 64 from 640 on, ffn a multiple of 64, and a bias
-// only with clamped_swiglu. `fused` throws where that does not hold.
+// is `fused` for bf16 with ffn a multiple of 64 and hidden one from 640 on (clamped_swiglu: from
+// 896 on), and no bias with swiglu. `fused` throws where that does not hold.
 GroupedUp grouped_up(const at::Tensor& x, const at::Tensor& index, const at::Tensor& w,
                      const at::Tensor& bias, const at::Tensor& weights, const at::Tensor& offsets,
                      Activation activation, GroupedKernel kernel = GroupedKernel::automatic);

@@ -1,4 +1,5 @@
-// The fused kernel behind ops/grouped_mlp.h. Private to ops/.
+// The fused kernels of the experts' forward, kernels/grouped_gemm.h. Operands were checked. Nothing
+// is returned where the kernel does not do this form. Private to ops/.
 #pragma once
 #include <optional>
 
@@ -6,11 +7,13 @@
 
 namespace conclave::ops::cuda {
 
-// Nothing where the kernel does not do this form (kernels/grouped_gemm_swiglu.h). Operands were
-// checked.
 std::optional<GroupedUp> fused_grouped_up(const at::Tensor& x, const at::Tensor& index,
                                           const at::Tensor& w, const at::Tensor& bias,
                                           const at::Tensor& weights, const at::Tensor& offsets,
                                           Activation activation);
+// x · w[e]ᵀ (+ weights · bias[e]).
+std::optional<at::Tensor> fused_grouped_linear(const at::Tensor& x, const at::Tensor& w,
+                                               const at::Tensor& offsets, const at::Tensor& bias,
+                                               const at::Tensor& weights);
 
 }  // namespace conclave::ops::cuda

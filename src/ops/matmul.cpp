@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "ops/device.h"
 #include "ops/gemm.h"
+#include "ops/grouped_bias.h"
 #include "ops/matmul_cuda.h"
 #include "ops/simd.h"
 
@@ -205,7 +206,8 @@ void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at:
   linear_backward_weight_(dw, dy, widened(x));
 }
 
-at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets) {
+at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets,
+                          const at::Tensor& bias, const at::Tensor& bias_weights) {
   TORCH_CHECK(x.dim() == 2 && w.dim() == 3,
               "grouped_linear: expected x [rows, in] and w [experts, out, in], got ", x.sizes(),
               " and ", w.sizes());
@@ -214,8 +216,17 @@ at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Te
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, x.scalar_type());
   if constexpr (kCudaBuild)
-    if (x.is_cuda()) return cuda::grouped_linear(x, w, offsets);
-  return rows_times_weights(x, w, true, experts, in, out, expert_ends(offsets, experts, rows));
+    if (x.is_cuda()) {
+      if (bias.defined()) CHECK_SHAPE(bias, experts, out), CHECK_DTYPE(bias, x.scalar_type());
+      if (bias_weights.defined())
+        CHECK_SHAPE(bias_weights, rows),
+            CHECK_DTYPE(bias_weights, at::toOpMathType(x.scalar_type()));
+      return cuda::grouped_linear(x, w, offsets, bias, bias_weights);
+    }
+  at::Tensor y =
+      rows_times_weights(x, w, true, experts, in, out, expert_ends(offsets, experts, rows));
+  if (bias.defined()) grouped_bias_(y, bias, offsets, bias_weights);
+  return y;
 }
 
 at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w,

@@ -29,8 +29,10 @@ void column_sum_(at::Tensor sum, const at::Tensor& dy);
 // The same for `experts` products at once: rows offsets[e] … offsets[e+1) of x belong to w[e]. Any
 // expert may be empty. x [rows, in], w [experts, out, in], offsets [experts + 1] int64 on the CPU,
 // ascending from 0 to rows → [rows, out]. On CUDA offsets are int32 on the device, and rows from
-// the last offset on are left as they are (ops/matmul_cuda.h).
-at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets);
+// the last offset on are left as they are (ops/matmul_cuda.h). bias and bias_weights as in
+// ops/grouped_bias.h, or undefined.
+at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets,
+                          const at::Tensor& bias = {}, const at::Tensor& bias_weights = {});
 at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w,
                                          const at::Tensor& offsets);
 void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x,

@@ -2,10 +2,11 @@
 // ops/.
 //
 // Dense products are cuBLAS's, with fp32 accumulation. Grouped ones of bf16 are at::_grouped_mm,
-// which reads the offsets on the device: no host sync. Widths that are no multiple of 8 are padded
-// for it (TMA wants 16 bytes); a weight gradient is made in bf16, in pieces of at most 256 MiB, and
-// added to the one that is kept. In fp32 and fp64, which are there for tests, each expert is a
-// product of its own and the offsets come to the host: a sync a call.
+// which reads the offsets on the device: no host sync. The
+// forward on Hopper is kernels/grouped_gemm.h where that does the widths. Widths that are no
+// multiple of 8 are padded for it (TMA wants 16 bytes); a weight gradient is made in bf16, in
+// pieces of at most 256 MiB, and added to the one that is kept. In fp32 and fp64, which are there
+// for tests, each expert is a product of its own and the offsets come to the host: a sync a call.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -23,7 +24,11 @@ at::Tensor wide_linear_backward_input(const at::Tensor& dy, const at::Tensor& w)
 void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x);
 
 // offsets [experts + 1] int32 on the device. Results from rows offsets[experts] on are not written.
-at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets);
+at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets,
+                          const at::Tensor& bias, const at::Tensor& weights);
+// The same without our kernel.
+at::Tensor aten_grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets,
+                               const at::Tensor& bias, const at::Tensor& weights);
 at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor& w,
                                          const at::Tensor& offsets);
 void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x,

@@ -9,6 +9,9 @@ using namespace testing;
 
 // The GPU's kernels round probabilities to bf16 before they multiply, the CPU's do not.
 constexpr double kRoundings = 2;
+// With a single key the gradients of q and k are exactly 0: what is left then are roundings of
+// operands of about 1.
+constexpr double kAbsolute = 2e-6;
 
 struct AttentionCase {
   const char* name;
@@ -68,7 +71,8 @@ TEST(AttentionCuda, EqualsTheCpu) {
   for (const AttentionCase& c : kAttentionCases)
     for (auto dtype : {at::kFloat, at::kBFloat16}) {
       SCOPED_TRACE(::testing::Message() << c.name << ", " << dtype);
-      expect_as_good_as_cpu(on_cuda(attend(c)), attend(c), attention_inputs(c, dtype), kRoundings);
+      expect_as_good_as_cpu(on_cuda(attend(c)), attend(c), attention_inputs(c, dtype), kRoundings,
+                            kAbsolute);
     }
 }
 
@@ -80,14 +84,14 @@ TEST(AttentionCuda, HasTheSameBitsInDeterministicMode) {
     SCOPED_TRACE(c.name);
     const Tensors in = moved(attention_inputs(c, at::kBFloat16), at::kCUDA);
     expect_as_good_as_cpu(on_cuda(attend(c)), attend(c), attention_inputs(c, at::kBFloat16),
-                          kRoundings);
+                          kRoundings, kAbsolute);
     const Tensors one = moved(attend(c)(in), at::kCPU);
     for (int i = 0; i < 3; ++i) {
       const Tensors other = moved(attend(c)(in), at::kCPU);
-      for (size_t j = 0; j < one.size(); ++j)
-        if (one[j].defined()) {
-          EXPECT_TRUE(same_bits(one[j], other[j])) << "result " << j;
-        }
+      for (size_t j = 0; j < one.size(); ++j) {
+        if (!one[j].defined()) continue;
+        EXPECT_TRUE(same_bits(one[j], other[j])) << "result " << j;
+      }
     }
   }
   at::globalContext().setDeterministicAlgorithms(before, /*warn_only=*/false);

@@ -39,11 +39,11 @@ inline Op on_cuda(const Op& op) {
   };
 }
 
-// The results of `op` (results on the CPU) are as close to those of `reference` in fp64 as
-// reference in the inputs' type is, times 3, plus `roundings` of bf16 or 1e-5 of fp32 of the
-// largest element: sums are taken in another order.
+// The results of `op` (results on the CPU) are as close to those of `reference` in fp64 as reference
+// in the inputs' type is, times 3, plus `roundings` of bf16 or 1e-5 of fp32 of the largest element
+// (sums are taken in another order), plus `absolute`.
 inline void expect_as_good_as_cpu(const Op& op, const Op& reference, const Tensors& inputs,
-                                  double roundings = 1) {
+                                  double roundings = 1, double absolute = 0) {
   Tensors wide;
   at::ScalarType type = at::kFloat;
   for (const at::Tensor& t : inputs) {
@@ -59,7 +59,7 @@ inline void expect_as_good_as_cpu(const Op& op, const Op& reference, const Tenso
     ASSERT_EQ(got[i].sizes(), exact[i].sizes());
     const double largest = exact[i].to(at::kDouble).abs().max().item().toDouble();
     const double allowed = 3 * distance(theirs[i], exact[i]) +
-                           (type == at::kBFloat16 ? roundings * 0x1p-8 : 1e-5) * largest;
+                           (type == at::kBFloat16 ? roundings * 0x1p-8 : 1e-5) * largest + absolute;
     EXPECT_LE(distance(got[i], exact[i]), allowed) << type << ", largest " << largest;
   }
 }

@@ -7,18 +7,19 @@
 
 #include <limits>
 
-#include "kernels/grouped_gemm_swiglu.h"
+#include "kernels/grouped_gemm.h"
 #include "ops/cuda_testing.h"
 #include "ops/grouped_mlp.h"
+#include "ops/matmul.h"
 
 namespace conclave::ops {
 namespace {
 using namespace testing;
 
 bool on_hopper() {
-  kernels::GroupedSwiglu p{};
-  p.hidden = 640, p.ffn = 64, p.experts = 1;
-  return at::hasCUDA() && kernels::grouped_swiglu_supported(p);
+  kernels::GroupedGemm p{};
+  p.depth = 256, p.columns = 64, p.experts = 1;
+  return at::hasCUDA() && kernels::grouped_gemm_supported(p, kernels::GroupedForm::product);
 }
 #define CONCLAVE_NEEDS_HOPPER() \
   if (!on_hopper()) GTEST_SKIP() << "no Hopper device, or its code is not in this build"
@@ -30,14 +31,15 @@ struct UpCase {
 };
 const std::vector<UpCase> kUpCases = {
     {640, 256, {0, 1, 130, 300, 0, 77}},        // empty experts, one row, tails of rows
-    {704, 192, {64, 0, 0, 257, 128}},           // a tail of columns; 11 k blocks
-    {640, 576, {5}},                            // fewer rows than a warp's
-    {640, 128, {0, 0, 0}},                      // nothing at all
-    {704, 192, {200, 0, 700, 3}, false, true},  // rows in place
-    {640, 448, {900, 1, 515, 64}, true, false},
+    {896, 256, {0, 1, 130, 300, 0, 77}},        // for clamped_swiglu, which starts there
+    {960, 192, {64, 0, 0, 257, 128}},           // a tail of columns; 15 k blocks
+    {896, 576, {5}},                            // fewer rows than a warp's
+    {896, 128, {0, 0, 0}},                      // nothing at all
+    {960, 192, {200, 0, 700, 3}, false, true},  // rows in place
+    {896, 448, {900, 1, 515, 64}, true, false},
     {1024, 320, {1500, 31}},
     {2880, 64, {17, 128, 129}},
-    {768, 1536, {16, 15, 1, 0, 2048}},  // more n tiles than a band
+    {1024, 1536, {16, 15, 1, 0, 2048}},  // more n tiles than a band
 };
 
 std::vector<int64_t> ends_of(const std::vector<int64_t>& loads) {
@@ -75,12 +77,38 @@ TEST(GroupedUpCuda, FusedEqualsTheCpu) {
     for (auto activation : {Activation::swiglu, Activation::clamped_swiglu})
       for (bool biased : {false, true}) {
         if (biased && activation == Activation::swiglu) continue;
+        if (c.hidden < 896 && activation == Activation::clamped_swiglu) continue;
         SCOPED_TRACE(::testing::Message()
                      << "hidden " << c.hidden << " ffn " << c.ffn << " experts " << c.loads.size()
                      << (biased ? " biased" : "") << " form " << static_cast<int>(activation));
         expect_as_good_as_cpu(on_cuda(up(c.loads, activation, GroupedKernel::fused)),
                               up(c.loads, activation, GroupedKernel::aten), up_inputs(c, biased));
       }
+}
+
+// The product alone, with and without its weighted bias; also 128 columns or fewer.
+TEST(GroupedProductCuda, EqualsTheCpu) {
+  CONCLAVE_NEEDS_HOPPER();
+  for (auto [in, out, loads] :
+       {std::tuple<int64_t, int64_t, std::vector<int64_t>>{256, 64, {0, 1, 130, 300, 0, 77}},
+        {320, 192, {64, 0, 257}},
+        {768, 2048, {15, 16, 17}},
+        {2880, 320, {5, 1000}}})
+    for (bool biased : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << in << " x " << out << (biased ? " biased" : ""));
+      const auto experts = static_cast<int64_t>(loads.size());
+      const int64_t rows = ends_of(loads).back();
+      auto product = [&, loads = loads](const Tensors& t) -> Tensors {  // x, w, bias, weights
+        at::Tensor offsets = at::tensor(ends_of(loads));
+        if (t[0].is_cuda()) offsets = offsets.to(at::kCUDA, at::kInt);
+        return {grouped_linear(t[0], t[1], offsets, t[2], t[3])};
+      };
+      expect_as_good_as_cpu(on_cuda(product), product,
+                            {normal({rows, in}, at::kBFloat16, 1),
+                             normal({experts, out, in}, at::kBFloat16, 2).mul_(0.15),
+                             biased ? normal({experts, out}, at::kBFloat16, 3) : at::Tensor(),
+                             biased ? normal({rows}, at::kFloat, 4).abs() : at::Tensor()});
+    }
 }
 
 TEST(GroupedUpCuda, FusedEqualsAtenOnTheGpu) {
@@ -113,11 +141,12 @@ TEST(GroupedUpCuda, HasTheSameBitsEachTime) {
 // number of multiprocessors.
 TEST(GroupedUpCuda, WritesItsRowsAndNoOthers) {
   CONCLAVE_NEEDS_HOPPER();
-  const UpCase c{640, 192, {33, 0, 200, 1}};
+  const UpCase c{896, 192, {33, 0, 200, 1}};
   const int64_t rows = ends_of(c.loads).back(), room = rows + 37;
-  for (auto form : {kernels::GatedForm::halves, kernels::GatedForm::interleaved}) {
-    const bool interleaved = form == kernels::GatedForm::interleaved;
-    const Tensors in = moved(up_inputs(c, interleaved), at::kCUDA);
+  for (auto form : {kernels::GroupedForm::product, kernels::GroupedForm::halves,
+                    kernels::GroupedForm::interleaved}) {
+    SCOPED_TRACE(static_cast<int>(form));
+    const Tensors in = moved(up_inputs(c, form != kernels::GroupedForm::halves), at::kCUDA);
     const at::Tensor offsets = at::tensor(ends_of(c.loads)).to(at::kCUDA, at::kInt),
                      index = in[4].to(at::kInt);
     Tensors first;
@@ -128,19 +157,19 @@ TEST(GroupedUpCuda, WritesItsRowsAndNoOthers) {
       at::Tensor act =
           at::full({room * c.ffn * 2}, 0xA5, bytes).view(at::kBFloat16).view({room, c.ffn});
       const at::Tensor before = act.slice(0, rows).clone().cpu();
-      kernels::GroupedSwiglu p{in[0].const_data_ptr(),
-                               index.const_data_ptr<int32_t>(),
-                               offsets.const_data_ptr<int32_t>(),
-                               in[3].const_data_ptr<float>(),
-                               in[1].const_data_ptr(),
-                               interleaved ? in[2].const_data_ptr() : nullptr,
-                               gate_up.data_ptr(),
-                               act.data_ptr(),
-                               room,
-                               c.hidden,
-                               c.ffn,
-                               static_cast<int>(c.loads.size())};
-      kernels::grouped_swiglu(p, form, c10::cuda::getCurrentCUDAStream(), sms);
+      kernels::GroupedGemm p;
+      p.x = in[0].const_data_ptr();
+      p.index = index.const_data_ptr<int32_t>();
+      p.offsets = offsets.const_data_ptr<int32_t>();
+      p.weights = in[3].const_data_ptr<float>();
+      p.w = in[1].const_data_ptr();
+      p.bias = in[2].defined() ? in[2].const_data_ptr() : nullptr;
+      p.out = gate_up.data_ptr();
+      p.act = form == kernels::GroupedForm::product ? nullptr : act.data_ptr();
+      p.rows = room, p.depth = c.hidden, p.columns = 2 * c.ffn;
+      p.experts = static_cast<int>(c.loads.size());
+      ASSERT_TRUE(kernels::grouped_gemm_supported(p, form));
+      kernels::grouped_gemm(p, form, c10::cuda::getCurrentCUDAStream(), sms);
       const Tensors got = {gate_up.cpu(), act.cpu()};
       EXPECT_TRUE(same_bits(got[1].slice(0, rows).contiguous(), before));
       EXPECT_TRUE(same_bits(got[0].slice(0, rows).contiguous(),
@@ -156,7 +185,7 @@ TEST(GroupedUpCuda, WritesItsRowsAndNoOthers) {
 
 TEST(GroupedUpCuda, PassesNotANumberOn) {
   CONCLAVE_NEEDS_HOPPER();
-  const UpCase c{640, 64, {40}};
+  const UpCase c{896, 64, {40}};
   Tensors in = up_inputs(c, true);
   in[0].select(0, in[4][3].item().toLong()).fill_(std::numeric_limits<double>::quiet_NaN());
   for (auto activation : {Activation::swiglu, Activation::clamped_swiglu}) {
@@ -175,7 +204,7 @@ TEST(GroupedUpCuda, FallsBackOnWidthsItDoesNotDo) {
                           up(c.loads, activation, GroupedKernel::aten), up_inputs(c, true));
   expect_error(
       [&] { on_cuda(up(c.loads, Activation::swiglu, GroupedKernel::fused))(up_inputs(c, false)); },
-      "hidden a multiple of 64");
+      "ffn a multiple of 64");
 }
 
 }  // namespace
