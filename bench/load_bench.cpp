@@ -1,6 +1,7 @@
 // How long loading a model folder takes beside a plain read of its files (bar: at most 1.2 ×). Both
 // into fresh buffers, with the same number of threads, from a warm page cache; alternated, minimum
-// of 5. Loading includes opening and checking the headers.
+// of 5. Loading includes opening and checking the headers. Then each form of weights that is made
+// bf16 on the way, in GB/s of bf16.
 //   load_bench [FOLDER TO WRITE IN] [BYTES] [THREADS]
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -10,6 +11,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <limits>
@@ -94,6 +96,48 @@ at::Tensor load(const std::filesystem::path& path, at::ScalarType dtype) {
   }
   load_tensors(folder, targets);
   return flat;
+}
+
+// Seconds, at least of 5, of loading `target` in bf16 from a file of `tensors`.
+double seconds_of(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
+                  LoadTarget target) {
+  write_safetensors(path, tensors);
+  double least = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 5; ++i) {
+    target.into = at::Tensor();
+    least = std::min(least, seconds([&] {
+                       target.into = at::empty(target.shape, at::kBFloat16);
+                       load_tensors(SafetensorsFile(path), std::vector{target});
+                     }));
+  }
+  std::filesystem::remove(path);
+  return least;
+}
+
+void print_forms(const std::filesystem::path& path, int64_t bytes) {
+  constexpr int64_t kCols = 2880, kRows = 5760;
+  const int64_t experts = std::max<int64_t>(1, bytes / 2 / kRows / kCols), rows = experts * kRows;
+  const auto made = [](std::vector<int64_t> shape, at::ScalarType dtype, int byte) {
+    at::Tensor tensor = at::empty(shape, dtype);
+    std::memset(tensor.data_ptr(), byte, tensor.nbytes());
+    return tensor;
+  };
+  const std::vector<int64_t> shape = {experts, kRows, kCols};
+  const double gb = static_cast<double>(2 * rows * kCols) / 1e9;
+  const auto print = [&](const char* form, double s) {
+    std::printf("  load, %-10s to bf16  %.3f s  %5.2f GB/s\n", form, s, gb / s);
+  };
+  print("transposed", seconds_of(path, {{"w", made({experts, kCols, kRows}, at::kBFloat16, 0x3c)}},
+                                 {"w", shape, {}, 0, true}));
+  print("fp8", seconds_of(path,
+                          {{"w", made({rows, kCols}, at::kFloat8_e4m3fn, 0x3c)},
+                           {"w_scale_inv",
+                            made({(rows + 127) / 128, (kCols + 127) / 128}, at::kFloat, 0x3c)}},
+                          {"w", {rows, kCols}, {}}));
+  print("mxfp4", seconds_of(path,
+                            {{"w_blocks", made({experts, kRows, kCols / 32, 16}, at::kByte, 0x35)},
+                             {"w_scales", made({experts, kRows, kCols / 32}, at::kByte, 0x78)}},
+                            {"w", shape, {}}));
 }
 
 }  // namespace

@@ -33,5 +33,11 @@ target_link_options(libtorch::cpu INTERFACE -fopenmp)
 target_link_libraries(libtorch::cpu INTERFACE libtorch::torch_cpu libtorch::c10)
 
 add_library(libtorch::cuda INTERFACE IMPORTED)
-target_link_libraries(libtorch::cuda INTERFACE libtorch::cpu -Wl,--no-as-needed libtorch::torch_cuda libtorch::c10_cuda
-                                               -Wl,--as-needed)
+target_link_options(libtorch::cuda INTERFACE LINKER:--no-as-needed)
+target_link_libraries(libtorch::cuda INTERFACE libtorch::cpu libtorch::torch_cuda libtorch::c10_cuda)
+
+# What every room is linked to.
+set(CONCLAVE_LIBTORCH libtorch::cpu)
+if(CONCLAVE_CUDA)
+  set(CONCLAVE_LIBTORCH libtorch::cuda)
+endif()

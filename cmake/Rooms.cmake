@@ -1,4 +1,6 @@
 # conclave_room(NAME USES...): one static library a room, from src/NAME/**.cpp, that sees the rooms it may use and no other.
+# The room `kernels` is made of .cu files and knows no libtorch; files named *_cuda.cpp are its callers. Without CUDA neither
+# is compiled.
 # conclave_program(NAME ROOM USES...): the executable made of src/ROOM/*.cpp.
 # tools/check_layers.py reads these calls in CMakeLists.txt and holds every #include to them.
 set(CONCLAVE_DEPS "" CACHE PATH
@@ -24,12 +26,19 @@ set(conclave_deps_of_data ${PCRE2_LIBRARY})
 
 function(conclave_target target room)
   target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR}/src)
-  target_link_libraries(${target} PUBLIC ${ARGN} conclave_deps libtorch::cpu Threads::Threads
+  target_link_libraries(${target} PUBLIC ${ARGN} conclave_deps ${CONCLAVE_LIBTORCH} Threads::Threads
                                          ${conclave_deps_of_${room}})
 endfunction()
 
 function(conclave_room room)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${room}/*.cpp)
+  if(NOT CONCLAVE_CUDA)
+    list(FILTER sources EXCLUDE REGEX "_cuda\\.cpp$")
+  endif()
+  if(room STREQUAL kernels)
+    conclave_kernels()
+    return()
+  endif()
   list(TRANSFORM ARGN PREPEND conclave_ OUTPUT_VARIABLE uses)
   if(NOT sources)
     add_library(conclave_${room} INTERFACE)

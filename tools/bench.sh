@@ -14,6 +14,13 @@ for source in bench/*.cpp bench/*.py; do
   name=$(basename "${source%.*}")
   name=${name%_bench}
   [ -z "$only" ] || [ "$only" = "$name" ] || continue
+  program=build/release/bench/${name}_bench
   say "$source"
-  if [ "${source##*.}" = py ]; then "$conclave_python" "$source"; else "build/release/bench/${name}_bench"; fi
+  if [ "${source##*.}" = py ]; then
+    "$conclave_python" "$source"
+  elif [ -x "$program" ]; then
+    "$program" || [ $? = 77 ] # 77: it said why it cannot run here
+  else
+    echo "skipped: built without CUDA"
+  fi
 done

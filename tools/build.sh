@@ -24,7 +24,7 @@ key=$( (cat CMakePresets.json .cache/setup/env && echo "${CONCLAVE_CMAKE_ARGS-}"
 if [ ! -f "$dir/build.ninja" ] || [ "$(cat "$dir/configured" 2>/dev/null)" != "$key" ]; then
   # shellcheck disable=SC2086
   step "configuring $dir" "$conclave_cmake" --preset "$preset" -DCONCLAVE_PYTHON="$conclave_python" \
-    -DCONCLAVE_DEPS="$conclave_deps" ${CONCLAVE_CMAKE_ARGS-}
+    -DCONCLAVE_DEPS="$conclave_deps" -DCONCLAVE_CUDA="$conclave_gpu" -DCONCLAVE_NVCC="$conclave_nvcc" ${CONCLAVE_CMAKE_ARGS-}
   echo "$key" >"$dir/configured"
 fi
 started=$SECONDS

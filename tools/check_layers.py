@@ -2,7 +2,8 @@
 """Holds the source to the house's rules (docs/decisions.md) and prints its figures.
 
 Rooms: the table is CMakeLists.txt's conclave_room(NAME USES...) lines; a file of src/NAME may include only rooms named there,
-so no two rooms include each other. Headers of src/ take at most <ATen/core/Tensor.h> of libtorch's tensors. Sizes: no file over
+so no two rooms include each other. Headers of src/ take at most <ATen/core/Tensor.h> of libtorch's tensors; the room kernels
+takes nothing of libtorch. Sizes: no file over
 500 lines, the median under 150. Names: no folder or file whose name could hold anything. Exit status 1 on any breach.
 """
 
@@ -64,6 +65,8 @@ def check_includes(path, text, table, graph):
             continue
         if path.suffix == ".h" and target in ("ATen", "torch") and name not in IN_HEADERS:
             yield f"{path}: <{name}> in a header: at most <ATen/core/Tensor.h>, the rest belongs into the .cpp"
+        if room == "kernels" and target in ("ATen", "torch", "c10"):
+            yield f"{path}: <{name}> in kernels, which knows no libtorch"
         if bracket == '"' and target not in table:
             yield f'{path}: "{name}" does not begin with a room'
         elif bracket == '"' and target != room:

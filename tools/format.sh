@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tools/format.sh rewrites every .h and .cpp of src, tests and bench by .clang-format; with --check it only names those that
+# tools/format.sh rewrites every .h, .cpp, .cu and .cuh of src, tests and bench by .clang-format; with --check it only names those that
 # differ. The judge is clang-format 14, Debian 12's: other versions break lines differently.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,12 +9,12 @@ if [ "$version" != "version 14" ]; then
   echo "skipped: clang-format 14 is wanted, found ${version:-none}"
   exit 77
 fi
-mapfile -t files < <(find src tests bench -name '*.h' -o -name '*.cpp' | sort)
+mapfile -t files < <(find src tests bench -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
 if [ "${1:-}" != --check ]; then
   "$tool" -i "${files[@]}"
   exit
 fi
-mapfile -t differ < <({ "$tool" --dry-run "${files[@]}" 2>&1 || true; } | grep -oE '^[^: ]+\.(h|cpp)' | sort -u)
+mapfile -t differ < <({ "$tool" --dry-run "${files[@]}" 2>&1 || true; } | grep -oE '^[^: ]+\.(h|cpp|cu|cuh)' | sort -u)
 if ((${#differ[@]})); then
   printf '%s\n' "${differ[@]}"
   echo "${#differ[@]} of ${#files[@]} files are not in the house format; run: make format"

@@ -1,31 +1,92 @@
 #!/usr/bin/env bash
 # tools/gpu.sh PART...: what is run on a GPU machine without a network: python3 there holds torch 2.11.0, and .offline/ (made by
-# tools/offline.sh where there is a network) came with the tree.
-#   build   from nothing to the program and its tests
-#   test    the tests; those that need transformers too, where it is installed
-# Logs go to $OUT, build/out where it is unset.
+# tools/offline.sh where there is a network) came with the tree. Each part takes less than ten minutes on 16 cores.
+#   build     from nothing to the program, its tests and the benchmark of the kernels
+#   cuda      the tests that run on the GPU, alone
+#   test      all tests; those that need transformers too, where it is installed
+#   sm80      the kernels built for sm_80 alone, compiled by the driver for this GPU, and the tests that run on the GPU
+#   sanitize  the tests that run on the GPU under compute-sanitizer: memcheck, initcheck and racecheck side by side
+#   bench     the memory-bound kernels beside copies of as many bytes
+# Results go to $OUT, build/out where it is unset: a .log a part, and kernels.jsonl.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OUT=${OUT:-$PWD/build/out}
 mkdir -p "$OUT"
+export CONCLAVE_CMAKE_ARGS=-DCONCLAVE_BENCH=ON
+
+device() { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; }
+
+# PRESET TARGETS...: without the lines of what went well.
+build_quietly() {
+  tools/build.sh "$@" 2>&1 | tee -a "$OUT/build.log" | grep -vE '^\[[0-9]+/[0-9]+\] (Building|Linking|Generating)' ||
+    [ "${PIPESTATUS[0]}" = 0 ]
+}
 
 build() {
-  tools/setup.sh
-  tools/build.sh release 2>&1 | tee "$OUT/build.log" | grep -vE '^\[[0-9]+/[0-9]+\] (Building|Linking)' || [ "${PIPESTATUS[0]}" = 0 ]
+  tools/setup.sh | tee "$OUT/build.log"
+  build_quietly release all kernels_bench
+}
+
+# Programs whose tests run on each device; the names of those on the GPU end in /CUDA.
+on_gpu() { # DIR [COMMAND BEFORE...]
+  local program status=0
+  for program in "$1"/tests/*_test; do
+    [[ $("$program" --gtest_list_tests --gtest_filter='*/CUDA*') == *CUDA* ]] || continue
+    "${@:2}" "$program" --gtest_brief=1 --gtest_filter='*/CUDA*' || status=1
+  done
+  return "$status"
+}
+
+cuda() {
+  { device && on_gpu build/release; } 2>&1 | tee "$OUT/cuda.log"
 }
 
 test_() {
   local without=()
   source .cache/setup/env
   "$conclave_python" -c 'import transformers, tokenizers, safetensors' 2>/dev/null || without=(-LE parity)
-  tools/ctest.sh release "${without[@]}" 2>&1 | tee "$OUT/test.log"
+  CONCLAVE_TEST_JOBS=8 OMP_NUM_THREADS=2 tools/ctest.sh release "${without[@]}" 2>&1 | tee "$OUT/test.log"
 }
 
-(($#)) || { sed -n '2,6s/^# //p' "$0"; exit 2; }
+sm80() {
+  build_quietly sm80 ops_test
+  { device && echo 'built for sm_80, compiled by the driver' && on_gpu build/sm80; } 2>&1 | tee "$OUT/sm80.log"
+}
+
+# A tool over all GPU tests. Only kernels of ours are looked at; the allocator hands each tensor its own memory, so that what
+# lies beside it is nobody's, and initcheck is not deceived by the tests' filling of fresh memory.
+sanitized() { # TOOL LOG
+  local ours=()
+  [[ $(compute-sanitizer --help) != *--kernel-name\ * ]] || ours=(--kernel-name kernel_substring=conclave)
+  export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+  [ "$1" != initcheck ] || export CONCLAVE_POISON=off
+  { echo "== $1" && on_gpu build/release timeout 560 compute-sanitizer --tool "$1" --error-exitcode 3 "${ours[@]}"; } >"$2" 2>&1
+}
+
+sanitize() {
+  local tool pids=() status=0 logs
+  logs=$(mktemp -d)
+  for tool in memcheck initcheck racecheck; do
+    sanitized "$tool" "$logs/$tool" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+  { device && cat "$logs"/*; } >"$OUT/sanitize.log"
+  rm -r "$logs"
+  grep -E '^== |SUMMARY|PASSED|FAILED' "$OUT/sanitize.log"
+  return "$status"
+}
+
+bench() {
+  device
+  build/release/bench/kernels_bench | tee "$OUT/kernels.jsonl"
+}
+
+(($#)) || { sed -n '2,10s/^# //p' "$0"; exit 2; }
 for part in "$@"; do
   case $part in
-    build) build ;;
+    build | cuda | sm80 | sanitize | bench) "$part" ;;
     test) test_ ;;
-    *) echo "tools/gpu.sh: no part is called $part; there are build and test" >&2; exit 2 ;;
+    *) echo "tools/gpu.sh: no part is called $part; there are build, cuda, test, sm80, sanitize and bench" >&2; exit 2 ;;
   esac
 done

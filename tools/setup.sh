@@ -21,7 +21,7 @@ packages=(g++ ninja-build ccache git python3-venv ca-certificates libyaml-cpp-de
   libpcre2-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev clang-format)
 
 # Anything that changes what this script would do changes the key.
-key=$( (cat tools/setup.sh tools/requirements*.txt && echo "$root $(command -v python3) ${CONCLAVE_PYTHON-} ${CONCLAVE_DEPS-}") | sha256sum)
+key=$( (cat tools/setup.sh tools/requirements*.txt && echo "$root $(command -v python3) $(command -v nvcc) ${CUDA_HOME-} ${CONCLAVE_PYTHON-} ${CONCLAVE_DEPS-}") | sha256sum)
 fresh() { [ -f "$state/$1" ] && [ "$(<"$state/$1")" = "$key" ]; }
 done_with() { echo "$key" >"$state/$1"; }
 fail() {
@@ -59,18 +59,22 @@ find_dependencies() {
   fi
 }
 
-# ── the CUDA toolkit: every library that libtorch_cuda wants of it ──
+# ── the CUDA toolkit: every library that libtorch_cuda wants of it (`cuda`), and the compiler (`nvcc`) ──
 find_cuda() {
   local known lib
-  cuda=
+  cuda= nvcc=
+  for nvcc in "$(command -v nvcc || true)" "${CUDA_HOME-/usr/local/cuda}/bin/nvcc" ""; do
+    [ -x "$nvcc" ] && "$nvcc" --version | grep -q 'release 13\.' && break
+  done
   known=$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p)
   for lib in libcudart.so.13 libcupti.so.13 libcublas.so.13 libcublasLt.so.13 libcufft.so.12 libcurand.so.10 libcusparse.so.12 \
     libcusolver.so.12 libnvrtc.so.13 libcudnn.so.9 libnccl.so.2; do
     grep -q "$lib " <<<"$known" || return 0
   done
-  cuda=$(nvcc --version 2>/dev/null | grep -oE 'release 13\.[0-9]+') || cuda=13
-  cuda=${cuda#release }
+  cuda=13
 }
+
+nvcc_version() { "$nvcc" --version | grep -oE 'release 13\.[0-9]+' | cut -d' ' -f2; }
 
 # ── Python: the one that already holds torch, or a .venv ──
 holds_torch() {
@@ -108,7 +112,7 @@ find_cmake() {
 }
 
 setup_build() {
-  local python own_venv deps cuda cmake extra=tools/requirements-cpu.txt message
+  local python own_venv deps cuda nvcc gpu cmake extra=tools/requirements-cpu.txt message
   find_dependencies
   find_python
   find_cuda
@@ -121,15 +125,18 @@ setup_build() {
     message="$python holds torch 2.11.0: used as it is"
   fi
   find_cmake
-  if [ -n "$cuda" ]; then
-    message+="; CUDA $cuda toolkit found: its libraries are used; this version trains on the CPU"
-  elif ((own_venv)); then
-    message+="; no CUDA toolkit: CPU-only build"
+  # libtorch_cuda loads where its libraries are: beside a Python's own torch, or in a toolkit.
+  gpu=OFF
+  if [ -z "$nvcc" ]; then
+    message+="; no nvcc of CUDA 13: CPU-only build"
+  elif ((own_venv)) && [ -z "$cuda" ]; then
+    message+="; nvcc is there, but not all of the toolkit's libraries, cuDNN and NCCL: CPU-only build"
   else
-    message+="; this version trains on the CPU"
+    gpu=ON
+    message+="; CUDA $(nvcc_version): GPU build"
   fi
   printf '%s=%q\n' conclave_python "$python" conclave_cmake "$cmake" conclave_deps "$deps" conclave_cuda "$cuda" \
-    conclave_own_venv "$own_venv" conclave_message "$message" >"$state/env.part"
+    conclave_nvcc "$nvcc" conclave_gpu "$gpu" conclave_own_venv "$own_venv" conclave_message "$message" >"$state/env.part"
   mv "$state/env.part" "$state/env"
   done_with build
 }

@@ -147,9 +147,8 @@ std::string make_header(std::span<const NamedTensor> tensors, const Metadata& me
   order.clear();
   std::set<std::string> names;
   for (const NamedTensor& tensor : tensors) {
-    TORCH_CHECK(tensor.data.defined() && tensor.data.is_cpu() && tensor.data.is_contiguous(),
-                "safetensors: expected a contiguous CPU tensor, got another one for `", tensor.name,
-                "`");
+    TORCH_CHECK(tensor.data.defined() && tensor.data.is_cpu(),
+                "safetensors: expected a CPU tensor, got another one for `", tensor.name, "`");
     TORCH_CHECK(tensor.name != "__metadata__",
                 "safetensors: no tensor can be called `__metadata__`");
     TORCH_CHECK(names.insert(tensor.name).second, "safetensors: two tensors `", tensor.name, "`");

@@ -18,6 +18,14 @@ std::string_view text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
+// Calls f with `tensor`, or with copies of its matrices in their order where it is a view of
+// another order, so that at most one matrix is held twice.
+template <class F>
+void each_contiguous(const at::Tensor& tensor, const F& f) {
+  if (tensor.is_contiguous() || tensor.dim() <= 2) return f(tensor.contiguous());
+  for (int64_t i = 0; i < tensor.size(0); ++i) each_contiguous(tensor.select(0, i), f);
+}
+
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
@@ -69,7 +77,9 @@ WrittenFile write_safetensors(const std::filesystem::path& path,
   };
   put(std::as_bytes(std::span(header)));
   for (const NamedTensor* tensor : order)
-    put({static_cast<const std::byte*>(tensor->data.const_data_ptr()), tensor->data.nbytes()});
+    each_contiguous(tensor->data, [&](const at::Tensor& part) {
+      put({static_cast<const std::byte*>(part.const_data_ptr()), part.nbytes()});
+    });
   const WrittenFile written{static_cast<int64_t>(out.size()), hasher.digest()};
   fault_point("save/after_write");
   out.finish();

@@ -66,9 +66,10 @@ struct WrittenFile {
 };
 
 // Writes the file in place and fsyncs it; for a folder that is renamed later. Tensors: on the CPU,
-// contiguous, names unique and not "__metadata__". The order is the format's library's: element
-// types from U64 down to BOOL, then names; so equal input makes equal bytes, the same as that
-// library's. No copy of the data is made. Throws RunError when the disk refuses.
+// names unique and not "__metadata__"; one that is not contiguous is copied a matrix at a time. The
+// order is the format's library's: element types from U64 down to BOOL, then names; so equal input
+// makes equal bytes, the same as that library's. No other copy of the data is made. Throws RunError
+// when the disk refuses.
 WrittenFile write_safetensors(const std::filesystem::path& path,
                               std::span<const NamedTensor> tensors, const Metadata& metadata = {});
 

@@ -87,6 +87,10 @@ std::map<std::string, std::string> read_companion_files(const fs::path& folder) 
         "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
         "tokenizer.model", "tiktoken.model", "chat_template.jinja"})
     if (path_exists(folder / name)) files[name] = read_file(folder / name);
+  std::error_code none;  // no such folder: no files
+  for (const auto& entry : fs::directory_iterator(folder, none))
+    if (entry.path().extension() == ".py" && entry.path().filename().string()[0] != '.')
+      files[entry.path().filename()] = read_file(entry.path());
   return files;
 }
 

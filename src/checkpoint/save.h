@@ -23,8 +23,9 @@ struct FolderContents {
   int64_t max_shard_bytes = 5'000'000'000;   // of tensors in one model file
 };
 
-// generation_config.json and the tokenizer's files of a model folder, those that are there: what
-// FolderContents::files carries from an imported model to its export.
+// generation_config.json, the tokenizer's files and Python sources (`auto_map` of config.json names
+// those) of a model folder, as far as they are there: what FolderContents::files carries from an
+// imported model to its export.
 std::map<std::string, std::string> read_companion_files(const std::filesystem::path& folder);
 
 // Writes model.safetensors, or model-00001-of-0000N.safetensors with model.safetensors.index.json

@@ -8,7 +8,7 @@ Dispatch LocalDispatcher::prepare(const at::Tensor& ids, int64_t experts) {
   TORCH_CHECK(ids.dim() == 2, "ids: expected [tokens, top_k], got ", ids.sizes());
   Dispatch to;
   to.sent = ops::expert_layout(ids, experts);
-  to.offsets = to.sent.offsets.cpu();
+  to.offsets = to.sent.offsets;
   to.tokens = ids.size(0);
   to.top_k = ids.size(1);
   to.received = to.tokens * to.top_k;

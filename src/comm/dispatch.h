@@ -21,8 +21,9 @@ struct ReceiveBuffer {
 
 struct Dispatch {
   ops::ExpertLayout sent;  // this rank's tokens · top_k rows in the order of all experts
-  // [local_experts + 1] int64 on the CPU: local expert e gets the received rows offsets[e] …
-  // offsets[e+1), in token order (of the group: rank 0's tokens first).
+  // [local_experts + 1], int64 on the CPU, for rows on CUDA int32 beside them: local expert e gets
+  // the received rows offsets[e] … offsets[e+1), in token order (of the group: rank 0's tokens
+  // first).
   at::Tensor offsets;
   int64_t tokens = 0, top_k = 0;
   int64_t received = 0;  // rows that this rank's experts get

@@ -7,6 +7,7 @@
 #include "models/keys.h"
 #include "models/registry.h"
 #include "nn/attention.h"
+#include "nn/router.h"
 
 namespace conclave::models {
 
@@ -23,7 +24,8 @@ struct Frame {
   int64_t hidden, layers, vocab, heads, kv_heads, head_dim, max_positions;
   int64_t experts, top_k, ffn;  // of the layers with experts
   int64_t padding;              // Decoder::padding
-  double eps, initializer_range, aux_coef;
+  double eps, initializer_range;
+  double aux_coef, sequence_aux_coef, z_coef;  // of the router's losses
   nn::Share share;
   bool tied;
   bool biases;       // of the attention's projections
@@ -40,6 +42,8 @@ struct Frame {
   nn::Weight* bias(nn::Weights& w, const std::string& name, int64_t width) const;
   // That `top_groups` of `groups` groups of experts can be chosen from (ops/router.h).
   void check_groups(const Keys& k, int64_t groups, int64_t top_groups) const;
+  // Softmax over all experts, then the chosen ones; other scorings change it.
+  nn::RouterOptions router(int layer) const;
   // Sizes of a layer with grouped-query attention and experts.
   nn::LayerFacts facts() const;
   // For the turned `dim` elements of a head.

@@ -80,12 +80,9 @@ Value GptOssBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [token
 }
 
 Routed GptOssBlock::route(Tape& t, const Value& h, const Rows& rows) {
-  return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), router_, rows,
-                   {.scoring = Scoring::top_k_then_softmax,
-                    .top_k = c_.top_k,
-                    .bias = &router_bias_,
-                    .aux_coef = c_.aux_coef,
-                    .layer = layer_});
+  RouterOptions options = c_.router(layer_);
+  options.scoring = Scoring::top_k_then_softmax, options.bias = &router_bias_;
+  return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), router_, rows, options);
 }
 
 GptOssConfig::GptOssConfig(const Keys& k, const DecoderOptions& options)

@@ -42,11 +42,7 @@ class OlmoeBlock : public Block {
     return add(t, x, linear(t, a, o_));
   }
   Routed route(Tape& t, const Value& h, const Rows& rows) override {
-    return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), router_, rows,
-                     {.top_k = c_.top_k,
-                      .renormalise = c_.renormalise,
-                      .aux_coef = c_.aux_coef,
-                      .layer = layer_});
+    return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), router_, rows, c_.router(layer_));
   }
   Value experts(Tape& t, const Received& r) override {
     return grouped_swiglu(t, r, {gate_up_, down_});

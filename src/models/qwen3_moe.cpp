@@ -88,9 +88,7 @@ Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tok
 }
 
 Routed Qwen3MoeBlock::route(Tape& t, const Value& h, const Rows& rows) {
-  return nn::route(
-      t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows,
-      {.top_k = c_.top_k, .renormalise = c_.renormalise, .aux_coef = c_.aux_coef, .layer = layer_});
+  return nn::route(t, rms_norm(t, h, ffn_norm_, c_.eps), *router_, rows, c_.router(layer_));
 }
 
 Value Qwen3MoeBlock::feed_forward(Tape& t, const Value& h) {

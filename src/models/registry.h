@@ -16,8 +16,9 @@ class Keys;
 
 struct DecoderOptions {
   at::ScalarType dtype = at::kFloat;  // of weights and activations: fp32, fp64 or bf16
-  double aux_coef =
-      -1;            // coefficient of the router's auxiliary loss; negative: what config.json says
+  // Coefficients of the router's losses (nn/router.h): auxiliary, sequence auxiliary, z; negative:
+  // what config.json says, 0 where it has no key for it.
+  double aux_coef = -1, sequence_aux_coef = -1, z_coef = -1;
   bool mtp = false;  // with the modules of multi-token prediction that config.json names
   nn::Share share = {};
   std::map<std::string, std::string>

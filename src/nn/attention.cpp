@@ -3,7 +3,7 @@
 #include <c10/util/Exception.h>
 
 #include "ops/attention.h"
-#include "ops/norm.h"
+#include "ops/head_norm_rotary.h"
 
 namespace conclave::nn {
 
@@ -31,23 +31,20 @@ Value head_norm_rotary(Tape& tape, const Value& x, Weight& w, double eps, const 
   Part part("norms and rotary");
   const int64_t tokens = x.data.size(0), head_dim = w.shape().at(0),
                 heads = x.data.size(1) / head_dim;
-  auto by_head = [=](const at::Tensor& x) { return x.view({tokens * heads, head_dim}); };
-  auto turn = [=, positions = rows.positions](const at::Tensor& normed) {
-    return ops::rotary(normed.view({tokens, heads, head_dim}), positions, table);
-  };
-  auto [normed, rstd] = ops::rms_norm(by_head(x.data), w.data(), eps);
+  auto by_head = [=](const at::Tensor& x) { return x.view({tokens, heads, head_dim}); };
+  auto [y, rstd] = ops::head_norm_rotary(by_head(x.data), w.data(), eps, rows.positions, table);
   Saved saved = tape.save(x);
   Saved saved_rstd = tape.save("statistics", rstd);
-  Value out = tape.record(turn(normed), [=, id = x.id, &w, positions = rows.positions](
-                                            Tape& tape, const at::Tensor& dy) {
-    at::Tensor dnormed = ops::rotary_backward(dy, positions, table);
-    auto [dx, dweight] =
-        ops::rms_norm_backward(by_head(dnormed), by_head(saved.get()), saved_rstd.get(), w.data());
-    tape.add_grad(id, dx.view({tokens, heads * head_dim}));
-    tape.later([=, &w] { w.grad().add_(dweight); });
-  });
-  out.made_again_by("rotary", [=, &w] {
-    return turn(ops::rms_norm_from(by_head(saved.get()), saved_rstd.get(), w.data()));
+  Value out = tape.record(
+      y, [=, id = x.id, &w, positions = rows.positions](Tape& tape, const at::Tensor& dy) {
+        auto [dx, dweight] = ops::head_norm_rotary_backward(
+            dy, by_head(saved.get()), saved_rstd.get(), w.data(), positions, table);
+        tape.add_grad(id, dx.view({tokens, heads * head_dim}));
+        tape.later([=, dweight = dweight, &w] { w.grad().add_(dweight); });
+      });
+  out.made_again_by("rotary", [=, &w, positions = rows.positions] {
+    return ops::head_norm_rotary_from(by_head(saved.get()), saved_rstd.get(), w.data(), positions,
+                                      table);
   });
   return out;
 }

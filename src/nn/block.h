@@ -67,7 +67,7 @@ struct Routed {
 struct Received {
   Value rows;          // [received, hidden]
   Value weights;       // [received]: the routing weight of each row
-  at::Tensor offsets;  // [local_experts + 1] int64, on the CPU for CPU runs: expert e has rows
+  at::Tensor offsets;  // [local_experts + 1] int64; on CUDA int32, on the device: expert e has rows
                        // offsets[e] … offsets[e + 1)
 };
 

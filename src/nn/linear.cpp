@@ -32,7 +32,8 @@ Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias, const char* te
 }
 
 Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& offsets,
-                     const char* tensor_class, Weight* bias, const Value* bias_weights) {
+                     const char* tensor_class, Weight* bias, const Value* bias_weights,
+                     at::Tensor made) {
   Part part(tensor_class == std::string_view("gate_up") ? "fc1" : "fc2");
   Saved saved = tape.save(x);
   Saved saved_weights = bias_weights ? tape.save(*bias_weights) : Saved();
@@ -42,34 +43,34 @@ Value grouped_linear(Tape& tape, const Value& x, Weight& w, const at::Tensor& of
     if (bias) ops::grouped_bias_(y, bias->data(), offsets, weights);
     return y;
   };
-  Value y = tape.record(
-      forward(x.data, bias_weights ? bias_weights->data : at::Tensor()),
-      [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
-        tape.add_grad(id, ops::grouped_linear_backward_input(dy, w.data(), offsets));
-        if (weights_id >= 0)
-          tape.add_grad(weights_id, ops::grouped_bias_backward_weights(dy, bias->data(), offsets));
-        tape.later([=, &w] {
-          ops::grouped_linear_backward_weight_(w.grad(), dy, saved.get(), offsets);
-          if (bias) ops::grouped_bias_backward_(bias->grad(), dy, offsets, saved_weights.get());
-        });
-      });
+  if (!made.defined()) made = forward(x.data, bias_weights ? bias_weights->data : at::Tensor());
+  Value y = tape.record(made, [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
+    tape.add_grad(id, ops::grouped_linear_backward_input(dy, w.data(), offsets));
+    if (weights_id >= 0)
+      tape.add_grad(weights_id, ops::grouped_bias_backward_weights(dy, bias->data(), offsets));
+    tape.later([=, &w] {
+      ops::grouped_linear_backward_weight_(w.grad(), dy, saved.get(), offsets);
+      if (bias) ops::grouped_bias_backward_(bias->grad(), dy, offsets, saved_weights.get());
+    });
+  });
   y.made_again_by(tensor_class, [=] { return forward(saved.get(), saved_weights.get()); });
   return y;
 }
 
-Value swiglu(Tape& tape, const Value& gate_up, const Value* weights, ops::Activation activation) {
+Value swiglu(Tape& tape, const Value& gate_up, const Value* weights, ops::Activation activation,
+             at::Tensor made) {
   Part part("activation");
   Saved saved = tape.save(gate_up);
   Saved saved_weights = weights ? tape.save(*weights) : Saved();
   const int weights_id = weights ? weights->id : -1;
-  Value y =
-      tape.record(ops::swiglu(gate_up.data, weights ? weights->data : at::Tensor(), activation),
-                  [=, id = gate_up.id](Tape& tape, const at::Tensor& dy) {
-                    auto [dgate_up, dweights] =
-                        ops::swiglu_backward(dy, saved.get(), saved_weights.get(), activation);
-                    tape.add_grad(id, dgate_up);
-                    tape.add_grad(weights_id, dweights);
-                  });
+  if (!made.defined())
+    made = ops::swiglu(gate_up.data, weights ? weights->data : at::Tensor(), activation);
+  Value y = tape.record(made, [=, id = gate_up.id](Tape& tape, const at::Tensor& dy) {
+    auto [dgate_up, dweights] =
+        ops::swiglu_backward(dy, saved.get(), saved_weights.get(), activation);
+    tape.add_grad(id, dgate_up);
+    tape.add_grad(weights_id, dweights);
+  });
   y.made_again_by("swiglu",
                   [=] { return ops::swiglu(saved.get(), saved_weights.get(), activation); });
   return y;

@@ -66,11 +66,12 @@ struct Losses {
 };
 
 // The ids that rows.gate or rows.replay prescribe; undefined: the router chooses.
-at::Tensor given_ids(const Rows& rows, const RouterOptions& o, int64_t tokens, int64_t experts) {
-  if (rows.gate == Gate::balanced) return ops::balanced_ids(tokens, o.top_k, experts);
+at::Tensor given_ids(const Rows& rows, const RouterOptions& o, int64_t tokens, int64_t experts,
+                     at::Device device) {
+  if (rows.gate == Gate::balanced) return ops::balanced_ids(tokens, o.top_k, experts, device);
   if (rows.gate == Gate::uniform)
     return ops::uniform_ids(tokens, o.top_k, experts, rows.gate_seed,
-                            static_cast<uint64_t>(o.layer));
+                            static_cast<uint64_t>(o.layer), device);
   if (!rows.replay) return {};
   const auto layer = static_cast<size_t>(o.layer);
   TORCH_CHECK(layer < rows.replay->size(), "replay: expected an entry for layer ", o.layer,
@@ -79,7 +80,7 @@ at::Tensor given_ids(const Rows& rows, const RouterOptions& o, int64_t tokens, i
 }
 
 at::Tensor logits_of(const at::Tensor& x, const Weight& w, const Weight* bias) {
-  at::Tensor logits = ops::linear(widened(x), widened(w.data()));
+  at::Tensor logits = ops::wide_linear(x, w.data());
   if (bias) logits.add_(bias->data());
   return logits;
 }
@@ -89,7 +90,7 @@ at::Tensor logits_of(const at::Tensor& x, const Weight& w, const Weight* bias) {
 Routed route(Tape& tape, const Value& x, Weight& w, const Rows& rows, const RouterOptions& o) {
   Part part("router");
   const ops::Selection selection = selection_of(o);
-  const at::Tensor given = given_ids(rows, o, x.data.size(0), w.shape().front());
+  const at::Tensor given = given_ids(rows, o, x.data.size(0), w.shape().front(), x.data.device());
   if (rows.gate == Gate::balanced) {
     const auto dtype = widened(x.data).scalar_type();
     const at::Tensor even =
@@ -102,15 +103,15 @@ Routed route(Tape& tape, const Value& x, Weight& w, const Rows& rows, const Rout
   const Losses losses(o, rows);
   const Saved saved = tape.save(x), saved_logits = tape.save("router", logits);
   Routed out{x, ids, {}, loads, losses.value(logits, ids)};
-  out.weights = tape.record(weights, [=, id = x.id, &w, bias = o.bias, dtype = x.data.scalar_type(),
-                                      ids = ids](Tape& tape, const at::Tensor& dweights) {
+  out.weights = tape.record(weights, [=, id = x.id, &w, bias = o.bias, ids = ids](
+                                         Tape& tape, const at::Tensor& dweights) {
     const at::Tensor logits = saved_logits.get();
     at::Tensor dlogits =
         ops::route_backward(dweights, losses.balance(logits, ids).dprobs, logits, ids, selection);
     if (losses.z != 0) dlogits.add_(ops::z_loss(logits, losses.z).dlogits);
-    tape.add_grad(id, ops::linear_backward_input(dlogits, widened(w.data())).to(dtype));
+    tape.add_grad(id, ops::wide_linear_backward_input(dlogits, w.data()));
     tape.later([=, &w] {
-      ops::linear_backward_weight_(w.grad(), dlogits, widened(saved.get()));
+      ops::wide_linear_backward_weight_(w.grad(), dlogits, saved.get());
       if (bias) ops::column_sum_(bias->grad(), dlogits);
     });
   });

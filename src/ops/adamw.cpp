@@ -4,44 +4,48 @@
 
 #include <bit>
 #include <cmath>
-#include <vector>
+#include <cstring>
+#include <limits>
+#include <utility>
 
 #include "base/check.h"
+#include "ops/adamw_cuda.h"
+#include "ops/adamw_scalars.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
+#include "ops/simd.h"
 
 namespace conclave::ops {
 namespace {
 
 constexpr int64_t kBlock = 16384;  // elements: 64 KiB of each operand in fp32
 
-// Scalars of a step, computed in fp64 and rounded once, as torch.optim.AdamW hands them to its
-// kernels.
-template <class T>
+// As the update uses them.
+template <class A>
 struct Scalars {
-  explicit Scalars(const AdamWStep& s) {
-    TORCH_CHECK(s.step >= 1, "step: expected 1 for the first update or more, got ", s.step);
-    const double bc1 = 1 - std::pow(s.beta1, static_cast<double>(s.step));
-    const double bc2 = 1 - std::pow(s.beta2, static_cast<double>(s.step));
-    keep = static_cast<T>(1 - s.lr * s.weight_decay);
-    rest1 = static_cast<T>(1 - s.beta1);
-    beta2 = static_cast<T>(s.beta2);
-    rest2 = static_cast<T>(1 - s.beta2);
-    root_bc2 = static_cast<T>(std::sqrt(bc2));
-    eps = static_cast<T>(s.eps);
-    minus_size = static_cast<T>(-(s.lr / bc1));
-    grad_scale = static_cast<T>(s.grad_scale);
-  }
-  T keep, rest1, beta2, rest2, root_bc2, eps, minus_size, grad_scale;
+  explicit Scalars(const AdamWScalars& s)
+      : keep(static_cast<A>(s.keep)),
+        rest1(static_cast<A>(s.rest1)),
+        beta2(static_cast<A>(s.beta2)),
+        rest2(static_cast<A>(s.rest2)),
+        root_bc2(static_cast<A>(s.root_bc2)),
+        eps(static_cast<A>(s.eps)),
+        minus_size(static_cast<A>(s.minus_size)),
+        grad_scale(static_cast<A>(s.grad_scale)) {}
+  A keep, rest1, beta2, rest2, root_bc2, eps, minus_size, grad_scale;
 };
 
 // One element, in torch.optim.AdamW's order of operations.
-template <class T>
-inline T update(T w, T& m, T& v, T g, T keep, const Scalars<T>& s) {
-  g *= s.grad_scale;
+template <class A, class M, class G>
+inline A update(A w, M& m_, M& v_, G g_, A keep, const Scalars<A>& s) {
+  const A g = static_cast<A>(g_) * s.grad_scale;
+  A m = static_cast<A>(m_), v = static_cast<A>(v_);
   w *= keep;
   m += s.rest1 * (g - m);
   v = v * s.beta2 + s.rest2 * g * g;
-  const T denominator = std::sqrt(v) / s.root_bc2 + s.eps;
+  m_ = static_cast<M>(m);
+  v_ = static_cast<M>(v);
+  const A denominator = std::sqrt(v) / s.root_bc2 + s.eps;
   return w + s.minus_size * m / denominator;
 }
 
@@ -91,92 +95,193 @@ void each_piece(int64_t n, std::span<const int64_t> ranges, const F& f) {
   });
 }
 
-void check_operands(const at::Tensor& w, const at::Tensor& m, const at::Tensor& v,
-                    const at::Tensor& g, std::span<const int64_t> decay_ranges) {
+struct Operands {
+  const at::Tensor &w, &lo, &m, &v, &g;  // lo undefined: no master
+  std::span<const int64_t> ranges;
+  const AdamWScalars& scalars;
+};
+
+template <class W, class M, class G>
+void update_all(const Operands& o) {
+  using A = acc_t<W>;
+  W* w = o.w.data_ptr<W>();
+  M *m = o.m.data_ptr<M>(), *v = o.v.data_ptr<M>();
+  const G* g = o.g.const_data_ptr<G>();
+  const Scalars<A> s(o.scalars);
+  each_piece(o.w.numel(), o.ranges, [=](int64_t begin, int64_t end, bool decays) {
+    const A keep = decays ? s.keep : A(1);
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i)
+      w[i] = static_cast<W>(update<A>(static_cast<A>(w[i]), m[i], v[i], g[i], keep, s));
+  });
+}
+
+template <class M, class G>
+void update_split(const Operands& o) {
+  auto* h = static_cast<uint16_t*>(o.w.data_ptr());
+  auto* l = o.lo.data_ptr<int16_t>();
+  M *m = o.m.data_ptr<M>(), *v = o.v.data_ptr<M>();
+  const G* g = o.g.const_data_ptr<G>();
+  const Scalars<float> s(o.scalars);
+  each_piece(o.w.numel(), o.ranges, [=](int64_t begin, int64_t end, bool decays) {
+    const float keep = decays ? s.keep : 1.0f;
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      const float w =
+          update<float>(std::bit_cast<float>(join(h[i], l[i])), m[i], v[i], g[i], keep, s);
+      const Halves halves = split(std::bit_cast<uint32_t>(w));
+      h[i] = halves.hi;
+      l[i] = halves.lo;
+    }
+  });
+}
+
+// f(moment, gradient) with values of the types that bf16 weights may have beside them.
+template <class F>
+void with_types(const Operands& o, const F& f) {
+  const bool narrow_m = o.m.scalar_type() == at::kBFloat16,
+             narrow_g = o.g.scalar_type() == at::kBFloat16;
+  if (narrow_m)
+    narrow_g ? f(c10::BFloat16(), c10::BFloat16()) : f(c10::BFloat16(), float());
+  else
+    narrow_g ? f(float(), c10::BFloat16()) : f(float(), float());
+}
+
+void check_operands(const Operands& o) {
+  const at::Tensor &w = o.w, &lo = o.lo, &m = o.m, &v = o.v, &g = o.g;
   const int64_t n = w.numel();
   CHECK_SHAPE(w, n);
   CHECK_SHAPE(m, n);
   CHECK_SHAPE(v, n);
   CHECK_SHAPE(g, n);
   CHECK_DTYPE(v, m.scalar_type());
-  check_ranges(decay_ranges, n);
+  if (w.scalar_type() == at::kBFloat16) {
+    for (const auto& [name, t] : {std::pair{"m", m}, {"g", g}})
+      TORCH_CHECK(t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16, name,
+                  ": expected float or bf16 beside bf16 weights, got ", t.scalar_type());
+  } else {
+    TORCH_CHECK(w.scalar_type() == at::kFloat || w.scalar_type() == at::kDouble,
+                "w: expected float, double or bf16, got ", w.scalar_type());
+    CHECK_DTYPE(m, w.scalar_type());
+    CHECK_DTYPE(g, w.scalar_type());
+  }
+  if (lo.defined()) {
+    CHECK_DTYPE(w, at::kBFloat16);
+    CHECK_SHAPE(lo, n);
+    CHECK_DTYPE(lo, at::kShort);
+  }
+  check_ranges(o.ranges, n);
 }
 
-// W in memory and M of the moments; computed in the gradient's type.
-template <class W, class M, class T>
-void update_all(at::Tensor& w_, at::Tensor& m_, at::Tensor& v_, const at::Tensor& g_,
-                std::span<const int64_t> ranges, const AdamWStep& step) {
-  W* w = w_.data_ptr<W>();
-  M *m = m_.data_ptr<M>(), *v = v_.data_ptr<M>();
-  const T* g = g_.const_data_ptr<T>();
-  const Scalars<T> s(step);
-  each_piece(w_.numel(), ranges, [=](int64_t begin, int64_t end, bool decays) {
-    const T keep = decays ? s.keep : T(1);
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      T mi = static_cast<T>(m[i]), vi = static_cast<T>(v[i]);
-      w[i] = static_cast<W>(update(static_cast<T>(w[i]), mi, vi, g[i], keep, s));
-      m[i] = static_cast<M>(mi), v[i] = static_cast<M>(vi);
-    }
-  });
+void check_on_device(const at::Tensor& scalars) {
+  CHECK_SHAPE(scalars, kAdamWScalars);
+  CHECK_DTYPE(scalars, at::kDouble);
 }
 
-template <class M>
-void update_split(at::Tensor& hi, at::Tensor& lo, at::Tensor& m_, at::Tensor& v_,
-                  const at::Tensor& g_, std::span<const int64_t> ranges, const AdamWStep& step) {
-  auto* h = static_cast<uint16_t*>(hi.data_ptr());
-  auto* l = lo.data_ptr<int16_t>();
-  M *m = m_.data_ptr<M>(), *v = v_.data_ptr<M>();
-  const float* g = g_.const_data_ptr<float>();
-  const Scalars<float> s(step);
-  each_piece(hi.numel(), ranges, [=](int64_t begin, int64_t end, bool decays) {
-    const float keep = decays ? s.keep : 1.0f;
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      float mi = static_cast<float>(m[i]), vi = static_cast<float>(v[i]);
-      const float w = update(std::bit_cast<float>(join(h[i], l[i])), mi, vi, g[i], keep, s);
-      const Halves halves = split(std::bit_cast<uint32_t>(w));
-      h[i] = halves.hi;
-      l[i] = halves.lo;
-      m[i] = static_cast<M>(mi), v[i] = static_cast<M>(vi);
-    }
-  });
+// on_device: the scalars as a tensor, or undefined.
+void step(const Operands& o, const at::Tensor& on_device) {
+  check_operands(o);
+  if constexpr (kCudaBuild)
+    if (o.w.is_cuda())
+      return cuda::adamw_(o.w, o.lo, o.m, o.v, o.g, o.ranges, o.scalars, on_device);
+  if (!std::isfinite(o.scalars.grad_scale)) return;
+  if (o.lo.defined())
+    with_types(o, [&]<class M, class G>(M, G) { update_split<M, G>(o); });
+  else if (o.w.scalar_type() == at::kBFloat16)
+    with_types(o, [&]<class M, class G>(M, G) { update_all<c10::BFloat16, M, G>(o); });
+  else if (o.w.scalar_type() == at::kDouble)
+    update_all<double, double, double>(o);
+  else
+    update_all<float, float, float>(o);
+}
+
+// What a tensor of scalars holds; zeros where only the kernel reads it.
+AdamWScalars held_by(const at::Tensor& scalars) {
+  check_on_device(scalars);
+  AdamWScalars s{};
+  if (scalars.is_cpu()) std::memcpy(&s, scalars.const_data_ptr<double>(), sizeof(s));
+  return s;
 }
 
 }  // namespace
 
+AdamWScalars scalars_of(const AdamWStep& s) {
+  TORCH_CHECK(s.step >= 1, "step: expected 1 for the first update or more, got ", s.step);
+  const double bc1 = 1 - std::pow(s.beta1, static_cast<double>(s.step));
+  const double bc2 = 1 - std::pow(s.beta2, static_cast<double>(s.step));
+  return {.keep = 1 - s.lr * s.weight_decay,
+          .rest1 = 1 - s.beta1,
+          .beta2 = s.beta2,
+          .rest2 = 1 - s.beta2,
+          .root_bc2 = std::sqrt(bc2),
+          .eps = s.eps,
+          .minus_size = -(s.lr / bc1),
+          .grad_scale = s.grad_scale};
+}
+
 void adamw_(at::Tensor w, at::Tensor m, at::Tensor v, const at::Tensor& g,
             std::span<const int64_t> decay_ranges, const AdamWStep& s) {
-  check_operands(w, m, v, g, decay_ranges);
-  if (w.scalar_type() == at::kBFloat16) {
-    CHECK_DTYPE(g, at::kFloat);
-    if (m.scalar_type() == at::kBFloat16)
-      return update_all<at::BFloat16, at::BFloat16, float>(w, m, v, g, decay_ranges, s);
-    CHECK_DTYPE(m, at::kFloat);
-    return update_all<at::BFloat16, float, float>(w, m, v, g, decay_ranges, s);
-  }
-  TORCH_CHECK(w.scalar_type() == at::kFloat || w.scalar_type() == at::kDouble,
-              "w: expected float, double or bfloat16, got ", w.scalar_type());
-  CHECK_DTYPE(m, w.scalar_type());
-  CHECK_DTYPE(g, w.scalar_type());
-  if (w.scalar_type() == at::kDouble)
-    update_all<double, double, double>(w, m, v, g, decay_ranges, s);
-  else
-    update_all<float, float, float>(w, m, v, g, decay_ranges, s);
+  step({w, {}, m, v, g, decay_ranges, scalars_of(s)}, {});
+}
+
+void adamw_(at::Tensor w, at::Tensor m, at::Tensor v, const at::Tensor& g,
+            std::span<const int64_t> decay_ranges, const at::Tensor& scalars) {
+  step({w, {}, m, v, g, decay_ranges, held_by(scalars)}, scalars);
 }
 
 void adamw_split_(at::Tensor hi, at::Tensor lo, at::Tensor m, at::Tensor v, const at::Tensor& g,
-                  std::span<const int64_t> decay_ranges, const AdamWStep& step) {
-  const int64_t n = hi.numel();
-  check_operands(hi, m, v, g, decay_ranges);
-  CHECK_DTYPE(hi, at::kBFloat16);
-  CHECK_SHAPE(lo, n);
-  CHECK_DTYPE(lo, at::kShort);
-  CHECK_DTYPE(g, at::kFloat);
-  if (m.scalar_type() == at::kBFloat16)
-    return update_split<at::BFloat16>(hi, lo, m, v, g, decay_ranges, step);
-  CHECK_DTYPE(m, at::kFloat);
-  update_split<float>(hi, lo, m, v, g, decay_ranges, step);
+                  std::span<const int64_t> decay_ranges, const AdamWStep& s) {
+  TORCH_CHECK(lo.defined(), "lo: expected the master's low halves, got an undefined tensor");
+  step({hi, lo, m, v, g, decay_ranges, scalars_of(s)}, {});
+}
+
+void adamw_split_(at::Tensor hi, at::Tensor lo, at::Tensor m, at::Tensor v, const at::Tensor& g,
+                  std::span<const int64_t> decay_ranges, const at::Tensor& scalars) {
+  TORCH_CHECK(lo.defined(), "lo: expected the master's low halves, got an undefined tensor");
+  step({hi, lo, m, v, g, decay_ranges, held_by(scalars)}, scalars);
+}
+
+at::Tensor adamw_scalars(const AdamWRule& rule, const at::Tensor& lr, const at::Tensor& grad_scale,
+                         at::Tensor steps) {
+  CHECK_SHAPE(lr, 1);
+  CHECK_DTYPE(lr, at::kDouble);
+  CHECK_SHAPE(grad_scale, 1);
+  CHECK_DTYPE(grad_scale, at::kDouble);
+  CHECK_SHAPE(steps, 1);
+  CHECK_DTYPE(steps, at::kLong);
+  if constexpr (kCudaBuild)
+    if (steps.is_cuda()) return cuda::adamw_scalars(rule, lr, grad_scale, steps);
+  const double scale = *grad_scale.const_data_ptr<double>();
+  int64_t* count = steps.data_ptr<int64_t>();
+  if (std::isfinite(scale)) ++*count;
+  const AdamWScalars s = scalars_of({.lr = *lr.const_data_ptr<double>(),
+                                     .beta1 = rule.beta1,
+                                     .beta2 = rule.beta2,
+                                     .eps = rule.eps,
+                                     .weight_decay = rule.weight_decay,
+                                     .step = std::max<int64_t>(*count, 1),
+                                     .grad_scale = scale});
+  at::Tensor out = at::empty({kAdamWScalars}, lr.options());
+  std::memcpy(out.data_ptr<double>(), &s, sizeof(s));
+  return out;
+}
+
+at::Tensor clip_scale(const at::Tensor& squared_sum, const at::Tensor& loss, double clip_norm) {
+  CHECK_SHAPE(squared_sum, 1);
+  CHECK_DTYPE(squared_sum, at::kDouble);
+  if (loss.defined()) {
+    CHECK_SHAPE(loss, 1);
+    CHECK_DTYPE(loss, at::kDouble);
+  }
+  if constexpr (kCudaBuild)
+    if (squared_sum.is_cuda()) return cuda::clip_scale(squared_sum, loss, clip_norm);
+  const double norm = std::sqrt(*squared_sum.const_data_ptr<double>());
+  const bool finite =
+      std::isfinite(norm) && (!loss.defined() || std::isfinite(*loss.const_data_ptr<double>()));
+  const double scale = clip_norm > 0 ? std::min(1.0, clip_norm / (norm + 1e-6)) : 1.0;
+  at::Tensor out = at::empty({1}, squared_sum.options());
+  *out.data_ptr<double>() = finite ? scale : std::numeric_limits<double>::quiet_NaN();
+  return out;
 }
 
 void split_master(const at::Tensor& master, at::Tensor hi, at::Tensor lo) {
@@ -187,6 +292,8 @@ void split_master(const at::Tensor& master, at::Tensor hi, at::Tensor lo) {
   CHECK_DTYPE(hi, at::kBFloat16);
   CHECK_SHAPE(lo, n);
   CHECK_DTYPE(lo, at::kShort);
+  if constexpr (kCudaBuild)
+    if (master.is_cuda()) return cuda::split_master(master, hi, lo);
   const float* from = master.const_data_ptr<float>();
   auto* h = static_cast<uint16_t*>(hi.data_ptr());
   auto* l = lo.data_ptr<int16_t>();
@@ -206,6 +313,8 @@ at::Tensor join_master(const at::Tensor& hi, const at::Tensor& lo) {
   CHECK_DTYPE(hi, at::kBFloat16);
   CHECK_SHAPE(lo, n);
   CHECK_DTYPE(lo, at::kShort);
+  if constexpr (kCudaBuild)
+    if (hi.is_cuda()) return cuda::join_master(hi, lo);
   at::Tensor master = at::empty({n}, hi.options().dtype(at::kFloat));
   const auto* h = static_cast<const uint16_t*>(hi.const_data_ptr());
   const auto* l = lo.const_data_ptr<int16_t>();

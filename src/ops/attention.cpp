@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "base/check.h"
+#include "ops/attention_cuda.h"
 #include "ops/attention_tiles.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
 #include "ops/gemm.h"
 #include "ops/softmax_rows.h"
 
@@ -199,6 +201,8 @@ Attention attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& 
                     std::span<const int64_t> q_offsets, std::span<const int64_t> k_offsets,
                     const AttentionOptions& options) {
   const AttentionSizes n = attention_sizes(q, k, v, q_offsets, k_offsets, options);
+  if constexpr (kCudaBuild)
+    if (q.is_cuda()) return cuda::attention(q, k, v, q_offsets, k_offsets, options);
   const at::ScalarType arithmetic = at::toOpMathType(q.scalar_type());
   Attention to{at::empty({n.tokens, n.heads, n.v_dim}, q.options()),
                at::empty({n.heads, n.tokens}, q.options().dtype(arithmetic))};

@@ -7,8 +7,10 @@
 
 #include "base/check.h"
 #include "ops/attention.h"
+#include "ops/attention_cuda.h"
 #include "ops/attention_tiles.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
 #include "ops/gemm.h"
 #include "ops/softmax_rows.h"
 
@@ -175,6 +177,9 @@ AttentionGrad attention_backward(const at::Tensor& dout, const at::Tensor& q, co
   CHECK_DTYPE(out, q.scalar_type());
   CHECK_SHAPE(lse, heads, tokens);
   CHECK_DTYPE(lse, arithmetic);
+  if constexpr (kCudaBuild)
+    if (q.is_cuda())
+      return cuda::attention_backward(dout, q, k, v, out, lse, q_offsets, k_offsets, options);
   const int64_t docs = static_cast<int64_t>(q_offsets.size()) - 1;
   const at::Tensor sinks = wide_sinks(options, arithmetic);
   at::Tensor dk = at::zeros({n.keys, heads, n.head_dim}, lse.options()),

@@ -9,6 +9,8 @@
 
 #include "base/check.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
+#include "ops/router_cuda.h"
 #include "ops/router_rows.h"
 
 namespace conclave::ops {
@@ -26,6 +28,8 @@ at::Tensor balance_probs(const at::Tensor& logits, Scoring scoring) {
   TORCH_CHECK(logits.dim() == 2, "logits: expected [tokens, experts], got ", logits.sizes());
   const int64_t tokens = logits.size(0), experts = logits.size(1);
   CHECK_SHAPE(logits, tokens, experts);
+  if constexpr (kCudaBuild)
+    if (logits.is_cuda()) return cuda::balance_probs(logits, scoring);
   at::Tensor probs = at::empty_like(logits);
   AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "balance_probs", [&] {
     const scalar_t* from = logits.const_data_ptr<scalar_t>();
@@ -56,6 +60,8 @@ BalanceLoss balance_loss(const at::Tensor& probs, const at::Tensor& ids,
   TORCH_CHECK(!offsets.empty() && offsets.front() == 0 && offsets.back() == tokens &&
                   std::is_sorted(offsets.begin(), offsets.end()),
               "offsets: expected ascending values from 0 to tokens = ", tokens);
+  if constexpr (kCudaBuild)
+    if (probs.is_cuda()) return cuda::balance_loss(probs, ids, offsets, coef, weight);
   at::Tensor dprobs = at::empty_like(probs);
   const int64_t groups = static_cast<int64_t>(offsets.size()) - 1;
   std::vector<double> losses(groups);
@@ -88,6 +94,8 @@ ZLoss z_loss(const at::Tensor& logits, double coef) {
   TORCH_CHECK(logits.dim() == 2, "logits: expected [tokens, experts], got ", logits.sizes());
   const int64_t tokens = logits.size(0), experts = logits.size(1);
   CHECK_SHAPE(logits, tokens, experts);
+  if constexpr (kCudaBuild)
+    if (logits.is_cuda()) return cuda::z_loss(logits, coef);
   at::Tensor dlogits = at::empty_like(logits);
   std::vector<double> losses(tokens);
   AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "z_loss", [&] {
@@ -112,6 +120,8 @@ void correct_bias_(at::Tensor bias, const at::Tensor& loads, double rate) {
   CHECK_SHAPE(bias, experts);
   CHECK_SHAPE(loads, experts);
   CHECK_DTYPE(loads, at::kLong);
+  if constexpr (kCudaBuild)
+    if (bias.is_cuda()) return cuda::correct_bias_(bias, loads, rate);
   const int64_t* load = loads.const_data_ptr<int64_t>();
   int64_t sum = 0;
   for (int64_t e = 0; e < experts; ++e) sum += load[e];

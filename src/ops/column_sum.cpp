@@ -3,7 +3,9 @@
 #include <c10/util/Exception.h>
 
 #include "ops/blocks.h"
+#include "ops/device.h"
 #include "ops/matmul.h"
+#include "ops/matmul_cuda.h"
 
 namespace conclave::ops {
 
@@ -11,6 +13,8 @@ void column_sum_(at::Tensor sum, const at::Tensor& dy) {
   const int64_t tokens = dy.size(0), out = dy.size(1);
   TORCH_CHECK(sum.sizes() == at::IntArrayRef({out}), "sum: expected [out] = [", out, "], got ",
               sum.sizes());
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda()) return cuda::column_sum_(sum, dy);
   constexpr int64_t kColumns = 64;
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, dy.scalar_type(), "column_sum_", [&] {
     using acc_t = at::opmath_type<scalar_t>;

@@ -3,12 +3,15 @@
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 #include <vector>
 
 #include "base/check.h"
 #include "ops/blocks.h"
+#include "ops/cross_entropy_cuda.h"
+#include "ops/device.h"
 #include "ops/gemm.h"
 #include "ops/softmax_rows.h"
 
@@ -166,11 +169,8 @@ int64_t count_scored(const at::Tensor& labels, int64_t vocab) {
   return scored;
 }
 
-}  // namespace
-
-LinearCrossEntropy linear_cross_entropy(const at::Tensor& x, const at::Tensor& w,
-                                        const at::Tensor& labels, double seed, at::Tensor dw,
-                                        int64_t max_logits) {
+void check_operands(const at::Tensor& x, const at::Tensor& w, const at::Tensor& labels,
+                    const at::Tensor& dw) {
   TORCH_CHECK(x.dim() == 2, "x: expected [tokens, hidden], got ", x.sizes());
   TORCH_CHECK(w.dim() == 2, "w: expected [vocab, hidden], got ", w.sizes());
   const int64_t tokens = x.size(0), hidden = x.size(1), vocab = w.size(0);
@@ -179,12 +179,17 @@ LinearCrossEntropy linear_cross_entropy(const at::Tensor& x, const at::Tensor& w
   CHECK_DTYPE(w, x.scalar_type());
   CHECK_SHAPE(labels, tokens);
   CHECK_DTYPE(labels, at::kLong);
-  LinearCrossEntropy result{0, count_scored(labels, vocab), {}};
-  if (dw.defined()) {
-    CHECK_SHAPE(dw, vocab, hidden);
+  if (!dw.defined()) return;
+  CHECK_SHAPE(dw, vocab, hidden);
+  if (!(x.is_cuda() && dw.scalar_type() == x.scalar_type()))
     CHECK_DTYPE(dw, at::toOpMathType(x.scalar_type()));
-    result.dx = at::empty(x.sizes(), x.options());
-  }
+}
+
+LinearCrossEntropy on_cpu(const at::Tensor& x, const at::Tensor& w, const at::Tensor& labels,
+                          double seed, at::Tensor dw, int64_t max_logits) {
+  const int64_t tokens = x.size(0), vocab = w.size(0);
+  LinearCrossEntropy result{0, count_scored(labels, vocab), {}};
+  if (dw.defined()) result.dx = at::empty(x.sizes(), x.options());
   if (tokens == 0) return result;
   // As few chunks as max_logits allows, all of nearly one size.
   const int64_t most = std::clamp<int64_t>(max_logits / std::max<int64_t>(vocab, 1), 1, tokens);
@@ -197,6 +202,42 @@ LinearCrossEntropy linear_cross_entropy(const at::Tensor& x, const at::Tensor& w
     result.loss_sum = chunks.loss_sum();
   });
   return result;
+}
+
+int64_t or_default(int64_t max_logits, const at::Tensor& x) {
+  return max_logits > 0 ? max_logits : x.is_cuda() ? kCudaLogits : kCpuLogits;
+}
+
+}  // namespace
+
+LinearCrossEntropy linear_cross_entropy(const at::Tensor& x, const at::Tensor& w,
+                                        const at::Tensor& labels, double seed, at::Tensor dw,
+                                        int64_t max_logits) {
+  check_operands(x, w, labels, dw);
+  max_logits = or_default(max_logits, x);
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) {
+      const at::Tensor loss_sum = at::zeros({1}, x.options().dtype(at::kDouble));
+      const at::Tensor dx =
+          cuda::linear_cross_entropy_(loss_sum, x, w, labels, seed, dw, max_logits);
+      return {loss_sum.item().toDouble(), labels.ne(kIgnore).sum().item().toLong(), dx};
+    }
+  return on_cpu(x, w, labels, seed, dw, max_logits);
+}
+
+at::Tensor linear_cross_entropy_(at::Tensor loss_sum, const at::Tensor& x, const at::Tensor& w,
+                                 const at::Tensor& labels, double seed, at::Tensor dw,
+                                 int64_t max_logits) {
+  check_operands(x, w, labels, dw);
+  CHECK_SHAPE(loss_sum, 1);
+  CHECK_DTYPE(loss_sum, at::kDouble);
+  max_logits = or_default(max_logits, x);
+  if constexpr (kCudaBuild)
+    if (x.is_cuda())
+      return cuda::linear_cross_entropy_(loss_sum, x, w, labels, seed, dw, max_logits);
+  const LinearCrossEntropy result = on_cpu(x, w, labels, seed, dw, max_logits);
+  *loss_sum.data_ptr<double>() += result.loss_sum;
+  return result.dx;
 }
 
 }  // namespace conclave::ops

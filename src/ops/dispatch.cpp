@@ -10,6 +10,9 @@
 
 #include "base/check.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
+#include "ops/expert_layout_cuda.h"
+#include "ops/gather_cuda.h"
 #include "ops/simd.h"
 
 namespace conclave::ops {
@@ -30,6 +33,8 @@ ExpertLayout expert_layout(const at::Tensor& ids, int64_t experts) {
   const int64_t tokens = ids.size(0), top_k = ids.size(1), routed = tokens * top_k;
   CHECK_SHAPE(ids, tokens, top_k);
   CHECK_DTYPE(ids, at::kLong);
+  if constexpr (kCudaBuild)
+    if (ids.is_cuda()) return cuda::expert_layout(ids, experts);
   ExpertLayout out{at::zeros({experts + 1}, ids.options()), at::empty({routed}, ids.options()),
                    at::empty_like(ids)};
   const int64_t* id = ids.const_data_ptr<int64_t>();
@@ -60,6 +65,8 @@ at::Tensor gather_rows(const at::Tensor& x, const ExpertLayout& layout) {
   const int64_t tokens = layout.row.size(0), top_k = layout.row.size(1), hidden = x.size(1),
                 routed = tokens * top_k;
   CHECK_SHAPE(x, tokens, hidden);
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::gather_rows(x, layout);
   at::Tensor out = at::empty({routed, hidden}, x.options());
   const int64_t bytes = hidden * static_cast<int64_t>(x.element_size());
   const auto* from = static_cast<const std::byte*>(x.const_data_ptr());
@@ -77,6 +84,8 @@ at::Tensor gather_sum(const at::Tensor& rows, const ExpertLayout& layout) {
   const int64_t tokens = layout.row.size(0), top_k = layout.row.size(1), hidden = rows.size(1),
                 routed = tokens * top_k;
   CHECK_SHAPE(rows, routed, hidden);
+  if constexpr (kCudaBuild)
+    if (rows.is_cuda()) return cuda::gather_sum(rows, layout);
   at::Tensor out = at::empty({tokens, hidden}, rows.options());
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, rows.scalar_type(), "gather_sum", [&] {
     using A = acc_t<scalar_t>;
@@ -99,6 +108,8 @@ at::Tensor gather_weights(const at::Tensor& weights, const ExpertLayout& layout)
   check_layout(layout);
   const int64_t tokens = layout.row.size(0), top_k = layout.row.size(1), routed = tokens * top_k;
   CHECK_SHAPE(weights, tokens, top_k);
+  if constexpr (kCudaBuild)
+    if (weights.is_cuda()) return cuda::gather_elements(weights, layout.pair);
   at::Tensor out = at::empty({routed}, weights.options());
   AT_DISPATCH_FLOATING_TYPES(weights.scalar_type(), "gather_weights", [&] {
     const scalar_t* from = weights.const_data_ptr<scalar_t>();
@@ -113,6 +124,8 @@ at::Tensor gather_weights_backward(const at::Tensor& dweights, const ExpertLayou
   check_layout(layout);
   const int64_t tokens = layout.row.size(0), top_k = layout.row.size(1), routed = tokens * top_k;
   CHECK_SHAPE(dweights, routed);
+  if constexpr (kCudaBuild)
+    if (dweights.is_cuda()) return cuda::gather_elements(dweights, layout.row);
   at::Tensor out = at::empty({tokens, top_k}, dweights.options());
   AT_DISPATCH_FLOATING_TYPES(dweights.scalar_type(), "gather_weights_backward", [&] {
     const scalar_t* from = dweights.const_data_ptr<scalar_t>();

@@ -1,5 +1,6 @@
 // Rows to their experts and back, on one device. The layout is made once from the ids; backward and
-// recompute use the saved one.
+// recompute use the saved one. On CUDA the layout's tensors are int32, and no call waits for the
+// device.
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -8,7 +8,9 @@
 
 #include "base/check.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
 #include "ops/matmul.h"
+#include "ops/matmul_cuda.h"
 #include "ops/simd.h"
 
 namespace conclave::ops {
@@ -35,6 +37,7 @@ Sizes checked_sizes(const at::Tensor& y, const at::Tensor& bias, const at::Tenso
     CHECK_SHAPE(weights, rows);
     CHECK_DTYPE(weights, at::toOpMathType(y.scalar_type()));
   }
+  if (y.is_cuda()) return {rows, out, experts, {}};  // offsets stay on the device
   return {rows, out, experts, expert_ends(offsets, experts, rows)};
 }
 
@@ -44,6 +47,8 @@ void grouped_bias_(at::Tensor y, const at::Tensor& bias, const at::Tensor& offse
                    const at::Tensor& weights) {
   const Sizes s = checked_sizes(y, bias, offsets, weights);
   CHECK_DTYPE(bias, y.scalar_type());
+  if constexpr (kCudaBuild)
+    if (y.is_cuda()) return cuda::grouped_bias_(y, bias, offsets, weights);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y.scalar_type(), "grouped_bias_", [&] {
     using A = acc_t<scalar_t>;
     scalar_t* to = y.data_ptr<scalar_t>();
@@ -62,6 +67,8 @@ at::Tensor grouped_bias_backward_weights(const at::Tensor& dy, const at::Tensor&
                                          const at::Tensor& offsets) {
   const Sizes s = checked_sizes(dy, bias, offsets, {});
   CHECK_DTYPE(bias, dy.scalar_type());
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda()) return cuda::grouped_bias_backward_weights(dy, bias, offsets);
   at::Tensor dweights = at::empty({s.rows}, dy.options().dtype(at::toOpMathType(dy.scalar_type())));
   AT_DISPATCH_FLOATING_TYPES_AND(
       at::kBFloat16, dy.scalar_type(), "grouped_bias_backward_weights", [&] {
@@ -81,6 +88,8 @@ at::Tensor grouped_bias_backward_weights(const at::Tensor& dy, const at::Tensor&
 void grouped_bias_backward_(at::Tensor dbias, const at::Tensor& dy, const at::Tensor& offsets,
                             const at::Tensor& weights) {
   const Sizes s = checked_sizes(dy, dbias, offsets, weights);
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda()) return cuda::grouped_bias_backward_(dbias, dy, offsets, weights);
   CHECK_DTYPE(dbias, at::toOpMathType(dy.scalar_type()));
   constexpr int64_t kColumns = 64;
   const int64_t blocks = (s.out + kColumns - 1) / kColumns;

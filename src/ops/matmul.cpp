@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "base/check.h"
+#include "ops/device.h"
 #include "ops/gemm.h"
+#include "ops/matmul_cuda.h"
 #include "ops/simd.h"
 
 namespace conclave::ops {
@@ -127,6 +129,8 @@ void add_weight_gradients(at::Tensor& dw, const at::Tensor& dy, const at::Tensor
   });
 }
 
+at::Tensor widened(const at::Tensor& t) { return t.to(at::toOpMathType(t.scalar_type())); }
+
 }  // namespace
 
 std::vector<int64_t> expert_ends(const at::Tensor& offsets, int64_t experts, int64_t rows) {
@@ -150,6 +154,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& w) {
   CHECK_SHAPE(x, tokens, in);
   CHECK_SHAPE(w, out, in);
   CHECK_DTYPE(w, x.scalar_type());
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::linear(x, w);
   return rows_times_weights(x, w, true, 1, in, out, {0, tokens});
 }
 
@@ -161,6 +167,8 @@ at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
   CHECK_SHAPE(dy, tokens, out);
   CHECK_SHAPE(w, out, in);
   CHECK_DTYPE(w, dy.scalar_type());
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda()) return cuda::linear_backward_input(dy, w);
   return rows_times_weights(dy, w, false, 1, out, in, {0, tokens});
 }
 
@@ -172,7 +180,29 @@ void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tens
   CHECK_SHAPE(dy, tokens, out);
   CHECK_SHAPE(x, tokens, in);
   CHECK_SHAPE(dw, out, in);
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::linear_backward_weight_(dw, dy, x);
   add_weight_gradients(dw, dy, x, 1, out, in, {0, tokens});
+}
+
+at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& w) {
+  if constexpr (kCudaBuild)
+    if (x.is_cuda() && x.scalar_type() == at::kBFloat16) return cuda::wide_linear(x, w);
+  return linear(widened(x), widened(w));
+}
+
+at::Tensor wide_linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda() && w.scalar_type() == at::kBFloat16)
+      return cuda::wide_linear_backward_input(dy, w);
+  return linear_backward_input(dy, widened(w)).to(w.scalar_type());
+}
+
+void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda() && x.scalar_type() == at::kBFloat16)
+      return cuda::wide_linear_backward_weight_(dw, dy, x);
+  linear_backward_weight_(dw, dy, widened(x));
 }
 
 at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& offsets) {
@@ -183,6 +213,8 @@ at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& w, const at::Te
   CHECK_SHAPE(x, rows, in);
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, x.scalar_type());
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::grouped_linear(x, w, offsets);
   return rows_times_weights(x, w, true, experts, in, out, expert_ends(offsets, experts, rows));
 }
 
@@ -196,6 +228,8 @@ at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor&
   CHECK_SHAPE(dy, rows, out);
   CHECK_SHAPE(w, experts, out, in);
   CHECK_DTYPE(w, dy.scalar_type());
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda()) return cuda::grouped_linear_backward_input(dy, w, offsets);
   return rows_times_weights(dy, w, false, experts, out, in, expert_ends(offsets, experts, rows));
 }
 
@@ -209,6 +243,8 @@ void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const 
   CHECK_SHAPE(dw, experts, out, in);
   CHECK_SHAPE(dy, rows, out);
   CHECK_SHAPE(x, rows, in);
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::grouped_linear_backward_weight_(dw, dy, x, offsets);
   add_weight_gradients(dw, dy, x, experts, out, in, expert_ends(offsets, experts, rows));
 }
 

@@ -15,6 +15,8 @@
 
 #include "base/check.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
+#include "ops/rotary_cuda.h"
 #include "ops/simd.h"
 
 namespace conclave::ops {
@@ -59,6 +61,7 @@ void check(const at::Tensor& x, const at::Tensor& positions, const RotaryTable& 
   CHECK_SHAPE(sin, known, pairs);
   CHECK_DTYPE(cos, at::toOpMathType(x.scalar_type()));
   CHECK_DTYPE(sin, at::toOpMathType(x.scalar_type()));
+  if (x.is_cuda()) return;  // the kernel looks at the positions
   const int64_t* p = positions.const_data_ptr<int64_t>();
   for (int64_t t = 0; t < tokens; ++t)
     TORCH_CHECK(p[t] >= 0 && p[t] < known, "positions: expected 0 … ", known - 1, ", got ", p[t],
@@ -68,6 +71,8 @@ void check(const at::Tensor& x, const at::Tensor& positions, const RotaryTable& 
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& positions, const RotaryTable& table,
                   RotaryForm form, int64_t passed, double sign) {
   check(x, positions, table, passed);
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::rotate(x, positions, table, form, passed, sign < 0);
   const int64_t tokens = x.size(0), heads = x.size(1), head_dim = x.size(2),
                 pairs = (head_dim - passed) / 2;
   const int64_t* p = positions.const_data_ptr<int64_t>();

@@ -11,6 +11,8 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
+#include "ops/router_cuda.h"
 #include "ops/router_rows.h"
 
 namespace conclave::ops {
@@ -217,14 +219,17 @@ Routing route(const at::Tensor& logits, const at::Tensor& correction_bias,
     CHECK_SHAPE(correction_bias, experts);
     CHECK_DTYPE(correction_bias, logits.scalar_type());
   }
-  Routing out{given, at::empty({tokens, top_k}, logits.options()), {}};
   if (given.defined()) {
     CHECK_SHAPE(given, tokens, top_k);
     CHECK_DTYPE(given, at::kLong);
-    out.loads = loads_of(given, experts);
-  } else {
-    out.ids = at::empty({tokens, top_k}, logits.options().dtype(at::kLong));
   }
+  if constexpr (kCudaBuild)
+    if (logits.is_cuda()) return cuda::route(logits, correction_bias, selection, given);
+  Routing out{given, at::empty({tokens, top_k}, logits.options()), {}};
+  if (given.defined())
+    out.loads = loads_of(given, experts);
+  else
+    out.ids = at::empty({tokens, top_k}, logits.options().dtype(at::kLong));
   AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "route", [&] {
     const scalar_t* from = logits.const_data_ptr<scalar_t>();
     const scalar_t* bias =
@@ -263,6 +268,8 @@ at::Tensor route_backward(const at::Tensor& dweights, const at::Tensor& dprobs,
     CHECK_SHAPE(dprobs, tokens, experts);
     CHECK_DTYPE(dprobs, logits.scalar_type());
   }
+  if constexpr (kCudaBuild)
+    if (logits.is_cuda()) return cuda::route_backward(dweights, dprobs, logits, ids, selection);
   at::Tensor dlogits = at::empty_like(logits);
   AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "route_backward", [&] {
     const scalar_t *dw = dweights.const_data_ptr<scalar_t>(),
@@ -288,12 +295,16 @@ at::Tensor route_backward(const at::Tensor& dweights, const at::Tensor& dprobs,
 
 at::Tensor loads_of(const at::Tensor& ids, int64_t experts) {
   CHECK_DTYPE(ids, at::kLong);
+  if constexpr (kCudaBuild)
+    if (ids.is_cuda()) return cuda::loads_of(ids, experts);
   at::Tensor loads = at::zeros({experts}, ids.options());
   count_loads(loads.data_ptr<int64_t>(), ids.const_data_ptr<int64_t>(), ids.numel(), experts);
   return loads;
 }
 
-at::Tensor balanced_ids(int64_t tokens, int64_t top_k, int64_t experts) {
+at::Tensor balanced_ids(int64_t tokens, int64_t top_k, int64_t experts, at::Device device) {
+  if constexpr (kCudaBuild)
+    if (device.is_cuda()) return cuda::balanced_ids(tokens, top_k, experts, device);
   at::Tensor ids = at::empty({tokens, top_k}, at::kLong);
   int64_t* id = ids.data_ptr<int64_t>();
   for (int64_t i = 0; i < tokens * top_k; ++i) id[i] = i % experts;
@@ -301,8 +312,10 @@ at::Tensor balanced_ids(int64_t tokens, int64_t top_k, int64_t experts) {
 }
 
 at::Tensor uniform_ids(int64_t tokens, int64_t top_k, int64_t experts, uint64_t seed,
-                       uint64_t stream) {
+                       uint64_t stream, at::Device device) {
   TORCH_CHECK(top_k >= 1 && top_k <= experts, "top_k: expected 1 … ", experts, ", got ", top_k);
+  if constexpr (kCudaBuild)
+    if (device.is_cuda()) return cuda::uniform_ids(tokens, top_k, experts, seed, stream, device);
   at::Tensor ids = at::empty({tokens, top_k}, at::kLong);
   int64_t* id = ids.data_ptr<int64_t>();
   // Floyd's sampling (Bentley, CACM 30(9), 1987): the j-th draw comes from the first

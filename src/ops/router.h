@@ -48,8 +48,9 @@ at::Tensor loads_of(const at::Tensor& ids, int64_t experts);
 // ids [tokens, top_k] int64 of the forced gates of a measurement. Balanced: (t · top_k + j) mod
 // experts. Uniform: top_k distinct experts, each set as likely as any other; depends on (seed,
 // stream, token) alone.
-at::Tensor balanced_ids(int64_t tokens, int64_t top_k, int64_t experts);
+at::Tensor balanced_ids(int64_t tokens, int64_t top_k, int64_t experts,
+                        at::Device device = at::kCPU);
 at::Tensor uniform_ids(int64_t tokens, int64_t top_k, int64_t experts, uint64_t seed,
-                       uint64_t stream);
+                       uint64_t stream, at::Device device = at::kCPU);
 
 }  // namespace conclave::ops

@@ -1,15 +1,18 @@
 #include <ATen/Dispatch.h>
-#include <c10/util/Exception.h>
+#include <ATen/ops/zeros.h>
 
 #include <vector>
 
+#include "base/check.h"
 #include "ops/adamw.h"
+#include "ops/adamw_cuda.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
 
 namespace conclave::ops {
+namespace {
 
-double squared_sum(const at::Tensor& x) {
-  TORCH_CHECK(x.defined() && x.is_contiguous(), "x: expected a contiguous tensor");
+double on_cpu(const at::Tensor& x) {
   constexpr int64_t kBlock = 16384, kLanes = 32;
   const int64_t n = x.numel(), blocks = (n + kBlock - 1) / kBlock;
   std::vector<double> sums(static_cast<size_t>(blocks));
@@ -35,6 +38,23 @@ double squared_sum(const at::Tensor& x) {
   double sum = 0;
   for (double part : sums) sum += part;
   return sum;
+}
+
+}  // namespace
+
+void add_squared_sum_(at::Tensor sum, const at::Tensor& x) {
+  TORCH_CHECK(x.defined() && x.is_contiguous(), "x: expected a contiguous tensor");
+  CHECK_SHAPE(sum, 1);
+  CHECK_DTYPE(sum, at::kDouble);
+  if constexpr (kCudaBuild)
+    if (x.is_cuda()) return cuda::add_squared_sum_(sum, x);
+  *sum.data_ptr<double>() += on_cpu(x);
+}
+
+double squared_sum(const at::Tensor& x) {
+  const at::Tensor sum = at::zeros({1}, x.options().dtype(at::kDouble));
+  add_squared_sum_(sum, x);
+  return sum.item().toDouble();
 }
 
 }  // namespace conclave::ops

@@ -7,7 +7,9 @@
 
 #include "base/check.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
 #include "ops/simd.h"
+#include "ops/swiglu_cuda.h"
 
 namespace conclave::ops {
 namespace {
@@ -94,6 +96,8 @@ void check_operands(const at::Tensor& gate_up, const at::Tensor& weights) {
 
 at::Tensor swiglu(const at::Tensor& gate_up, const at::Tensor& weights, Activation activation) {
   check_operands(gate_up, weights);
+  if constexpr (kCudaBuild)
+    if (gate_up.is_cuda()) return cuda::swiglu(gate_up, weights, activation);
   const int64_t rows = gate_up.size(0), ffn = gate_up.size(1) / 2;
   at::Tensor y = at::empty({rows, ffn}, gate_up.options());
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, gate_up.scalar_type(), "swiglu", [&] {
@@ -115,6 +119,8 @@ SwigluGrad swiglu_backward(const at::Tensor& dy, const at::Tensor& gate_up,
   const int64_t rows = gate_up.size(0), ffn = gate_up.size(1) / 2;
   CHECK_SHAPE(dy, rows, ffn);
   CHECK_DTYPE(dy, gate_up.scalar_type());
+  if constexpr (kCudaBuild)
+    if (gate_up.is_cuda()) return cuda::swiglu_backward(dy, gate_up, weights, activation);
   at::Tensor dgate_up = at::empty_like(gate_up), dweights;
   if (weights.defined()) dweights = at::empty_like(weights);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, gate_up.scalar_type(), "swiglu_backward", [&] {

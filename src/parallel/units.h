@@ -31,6 +31,7 @@ class Units {
   // buffers, and all of one rank's own. The communicator must outlive it.
   Units(nn::Decoder& decoder, comm::Comm& comm, UnitsOptions options = {});
 
+  const nn::Decoder& decoder() const { return decoder_; }
   std::vector<Shard>& shards() { return shards_; }
   comm::Comm& comm() { return comm_; }
 

@@ -72,7 +72,8 @@ void print_share(const RankShare& s, const BenchmarkConfig& c) {
   const std::vector<std::string> again(s.run.recompute.begin(), s.run.recompute.end());
   std::printf("made again  %s\n", again.empty() ? "nothing" : join(again, ", ").c_str());
   std::printf(
-      "left out    all-to-all, weights' traffic, pipeline bubble and other micro-batches in flight, "
+      "left out    all-to-all, weights' traffic, pipeline bubble and other micro-batches in "
+      "flight, "
       "differences of load between ranks\n");
   std::printf("\n# Memory, limit %s\n%s", bytes(static_cast<double>(s.limit)).c_str(),
               s.forecast.table().c_str());

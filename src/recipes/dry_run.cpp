@@ -16,7 +16,7 @@ int print_dry_run(const PretrainConfig& c, const ModelChoice& choice,
                   const std::string& config_path) {
   const nn::Decoder decoder =
       describe_model(choice.config, choice.from, parse_dtype(c.dtype, "dtype"),
-                     c.model.aux_coef.value_or(-1), choice.places);
+                     router_coefs(c.model), choice.places);
   const plan::ModelShape shape = shape_of(decoder);
   const auto parameters = plan::parameters(shape);
   std::printf("# %s, effective\n%s\n", config_path.c_str(), dump_config(c).c_str());

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "recipes/model_io.h"
 #include "recipes/pretrain_config.h"
 
 namespace conclave::recipes {
@@ -19,6 +20,11 @@ struct ModelChoice {
 // Refuses what no single key shows: what is missing, impossible together, or without effect in this
 // run.
 void check_pretrain(const PretrainConfig& c, const ConfigSource& source);
+
+// Refuses model.bias_update_rate for a model without correction biases.
+void check_bias_update(const ConfigSource& source, const nn::Decoder& decoder);
+
+RouterCoefs router_coefs(const ModelSection& model);
 
 ModelChoice choose_model(const PretrainConfig& c, const ConfigSource& source);
 

@@ -135,8 +135,7 @@ void forward(const ForwardOptions& o) {
         "--grads: has no effect with --steps, which writes losses only; leave one out");
   if (o.timings && o.steps <= 0) throw ConfigError("--timings: needs --steps");
   const Inputs in = read_inputs(o);
-  Model m =
-      load_model(o.model, parse_dtype(o.dtype, "--dtype"), o.grads || o.steps > 0, /*aux_coef=*/0);
+  Model m = load_model(o.model, parse_dtype(o.dtype, "--dtype"), o.grads || o.steps > 0, {0, 0, 0});
   check_range(o, "input_ids", in.ids, m.decoder->vocab, false);
   check_range(o, "labels", in.labels, m.decoder->vocab, true);
   const int64_t rows = in.ids.size(1), seq = in.ids.size(2);

@@ -9,19 +9,6 @@
 
 namespace conclave::recipes {
 
-namespace {
-
-// What older exports hold beside the weights.
-const std::vector<std::string> kIgnored = {"*.rotary_emb.inv_freq"};
-
-void load_weights(const checkpoint::HfFolder& files, Model& m, const train::OfShard& into) {
-  const auto targets = train::load_targets(*m.units, into);
-  checkpoint::load_tensors(files, targets, kIgnored);
-  m.units->weights_changed();
-}
-
-}  // namespace
-
 at::ScalarType parse_dtype(const std::string& name, const std::string& where) {
   if (name == "fp32") return at::kFloat;
   if (name == "fp64") return at::kDouble;
@@ -30,18 +17,22 @@ at::ScalarType parse_dtype(const std::string& name, const std::string& where) {
 }
 
 nn::Decoder describe_model(const nlohmann::json& config, const std::string& from,
-                           at::ScalarType dtype, double aux_coef,
+                           at::ScalarType dtype, const RouterCoefs& coefs,
                            const std::map<std::string, std::string>& places) {
   return models::make_decoder(config, from,
-                              {.dtype = dtype, .aux_coef = aux_coef, .places = places});
+                              {.dtype = dtype,
+                               .aux_coef = coefs.aux,
+                               .sequence_aux_coef = coefs.sequence_aux,
+                               .z_coef = coefs.z,
+                               .places = places});
 }
 
 Model make_model(nlohmann::json config, const std::string& from, at::ScalarType dtype,
-                 bool training, double aux_coef, const std::map<std::string, std::string>& places) {
+                 bool training, const RouterCoefs& coefs,
+                 const std::map<std::string, std::string>& places) {
   Model m;
   m.config = std::move(config);
-  m.decoder =
-      std::make_unique<nn::Decoder>(describe_model(m.config, from, dtype, aux_coef, places));
+  m.decoder = std::make_unique<nn::Decoder>(describe_model(m.config, from, dtype, coefs, places));
   m.comm = comm::single();
   m.units = std::make_unique<parallel::Units>(*m.decoder, *m.comm,
                                               parallel::UnitsOptions{.training = training});
@@ -49,11 +40,12 @@ Model make_model(nlohmann::json config, const std::string& from, at::ScalarType 
   return m;
 }
 
-Model load_model(const std::string& folder, at::ScalarType dtype, bool training, double aux_coef) {
+Model load_model(const std::string& folder, at::ScalarType dtype, bool training,
+                 const RouterCoefs& coefs) {
   const checkpoint::HfFolder files(folder);
   const std::string from = folder + "/config.json";
-  Model m = make_model(parse_json(files.config_json(), from), from, dtype, training, aux_coef);
-  load_weights(files, m, [&](size_t i) { return m.units->shards()[i].weights; });
+  Model m = make_model(parse_json(files.config_json(), from), from, dtype, training, coefs);
+  train::load_weights(files, *m.units, [&](size_t i) { return m.units->shards()[i].weights; });
   return m;
 }
 
@@ -77,11 +69,25 @@ void fill_from_folder(const std::string& folder, Model& m, optim::AdamW& optimiz
   for (size_t i = 0; i < masters.size(); ++i)
     if (optimizer.lo(i).defined())
       masters[i] = at::zeros({m.units->shards()[i].range.size()}, at::kFloat);
-  load_weights(files, m, [&](size_t i) {
+  train::load_weights(files, *m.units, [&](size_t i) {
     return masters[i].defined() ? masters[i] : m.units->shards()[i].weights;
   });
   for (size_t i = 0; i < masters.size(); ++i)
     if (masters[i].defined()) optimizer.set_master(i, masters[i]);
+}
+
+nlohmann::json saved_config(nlohmann::json config, const nn::Decoder& decoder,
+                            at::ScalarType dtype) {
+  if (!config.contains("model_type")) config["model_type"] = decoder.model_type;
+  config.erase("quantization_config");
+  const bool published = config.contains("torch_dtype") && !config.contains("dtype");
+  config.erase(published ? "dtype" : "torch_dtype");
+  config[published ? "torch_dtype" : "dtype"] = dtype == at::kBFloat16 ? "bfloat16"
+                                                : dtype == at::kDouble ? "float64"
+                                                                       : "float32";
+  if (config.contains("num_nextn_predict_layers"))
+    config["num_nextn_predict_layers"] = decoder.mtp.size();
+  return config;
 }
 
 }  // namespace conclave::recipes

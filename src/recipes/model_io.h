@@ -24,24 +24,35 @@ struct Model {
   std::unique_ptr<comm::Dispatcher> dispatcher;
 };
 
+// Coefficients of the router's losses; negative: what config.json says (models/registry.h).
+struct RouterCoefs {
+  double aux = -1, sequence_aux = -1, z = -1;
+};
+
 // "fp32", "fp64" or "bf16"; ConfigError otherwise, beginning with `where`.
 at::ScalarType parse_dtype(const std::string& name, const std::string& where);
 
 // The decoder alone, without memory for its weights. `places` of an inline config:
 // models/registry.h.
 nn::Decoder describe_model(const nlohmann::json& config, const std::string& from,
-                           at::ScalarType dtype, double aux_coef = -1,
+                           at::ScalarType dtype, const RouterCoefs& coefs = {},
                            const std::map<std::string, std::string>& places = {});
 
 // Shapes and buffers, weights not yet filled. `from` names the config in messages.
 Model make_model(nlohmann::json config, const std::string& from, at::ScalarType dtype,
-                 bool training, double aux_coef = -1,
+                 bool training, const RouterCoefs& coefs = {},
                  const std::map<std::string, std::string>& places = {});
 
 // A model folder read, converted to dtype. Throws RunError or ConfigError naming the file, tensor
 // or key.
 Model load_model(const std::string& folder, at::ScalarType dtype, bool training,
-                 double aux_coef = -1);
+                 const RouterCoefs& coefs = {});
+
+// config.json of a folder that the model's weights are saved in: what `config` says, without its
+// quantization, with the type they have now (under the name that `config` has for it, torch_dtype
+// or dtype) and with as many modules of multi-token prediction as the decoder has.
+nlohmann::json saved_config(nlohmann::json config, const nn::Decoder& decoder,
+                            at::ScalarType dtype);
 
 // AdamW over the units' shards.
 optim::AdamW make_adamw(parallel::Units& units, const optim::AdamWConfig& config);

@@ -97,16 +97,6 @@ void check_same_model(const nlohmann::json& ours, const std::string& checkpoint)
                         "; set it back, or choose another output");
 }
 
-// What config.json of a checkpoint says beside the architecture's own keys.
-nlohmann::json config_to_save(nlohmann::json config, const nn::Decoder& decoder,
-                              const std::string& dtype, int32_t eos) {
-  if (!config.contains("model_type")) config["model_type"] = decoder.model_type;
-  config.erase("torch_dtype");
-  config["dtype"] = dtype == "bf16" ? "bfloat16" : dtype == "fp64" ? "float64" : "float32";
-  config["eos_token_id"] = eos;
-  return config;
-}
-
 nlohmann::json summary_of(const PretrainConfig& c, const Data& d, const train::TrainState& state,
                           const train::LoopResult& r, const plan::MemoryForecast& memory) {
   nlohmann::json s;
@@ -179,19 +169,23 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   return_large_blocks();
   const at::ScalarType dtype = parse_dtype(c.dtype, "dtype");
   const ModelChoice choice = choose_model(c, source);
+  if (c.model.bias_update_rate)
+    check_bias_update(source, describe_model(choice.config, choice.from, dtype,
+                                             router_coefs(c.model), choice.places));
   if (dry_run) return print_dry_run(c, choice, config_path);
 
   install_stop_handlers();
   const std::string resume = resume_from(c, source);
-  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true,
-                       c.model.aux_coef.value_or(-1), choice.places);
+  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true, router_coefs(c.model),
+                       choice.places);
   Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
-  const nlohmann::json saved_config = config_to_save(m.config, *m.decoder, c.dtype, d.corpus.eos);
+  nlohmann::json config_to_save = saved_config(m.config, *m.decoder, dtype);
+  config_to_save["eos_token_id"] = d.corpus.eos;
 
   train::TrainState state{.data = fingerprint(c, d)};
   if (!resume.empty()) {
-    check_same_model(saved_config, resume);
+    check_same_model(config_to_save, resume);
     state = train::restore(resume, *m.units, optimizer);
     if (state.data != fingerprint(c, d))
       throw ConfigError(
@@ -221,7 +215,8 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   train::LoopConfig loop{.steps = c.steps,
                          .rows = c.batch.rows,
                          .micro_rows = c.batch.micro_rows,
-                         .clip_norm = c.clip_norm};
+                         .clip_norm = c.clip_norm,
+                         .bias_rate = c.model.bias_update_rate.value_or(0.001)};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.validate_every = c.validation.every;
   loop.checkpoint_every = c.checkpoint.every;
@@ -231,7 +226,7 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   train::Parts parts{*m.decoder,    *m.units,  *m.dispatcher, optimizer, d.train,
                      &d.validation, d.sampler, folder,        {}};
   parts.complete = [&](checkpoint::FolderContents& contents) {
-    contents.config_json = saved_config.dump(2) + "\n";
+    contents.config_json = config_to_save.dump(2) + "\n";
     contents.files = companions;
   };
   const auto result = train::run_loop(loop, parts, state);

@@ -55,6 +55,20 @@ void check_pretrain(const PretrainConfig& c, const ConfigSource& source) {
   check_schedule(c, source);
 }
 
+void check_bias_update(const ConfigSource& source, const nn::Decoder& decoder) {
+  for (const auto& layer : decoder.layers)
+    if (layer.block->correction_bias()) return;
+  throw source.error("model.bias_update_rate", "has no effect: the routers of " +
+                                                   decoder.architecture +
+                                                   " have no correction bias; leave it out");
+}
+
+RouterCoefs router_coefs(const ModelSection& model) {
+  return {.aux = model.aux_coef.value_or(-1),
+          .sequence_aux = model.sequence_aux_coef.value_or(-1),
+          .z = model.z_coef.value_or(-1)};
+}
+
 ModelChoice choose_model(const PretrainConfig& c, const ConfigSource& source) {
   ModelChoice choice;
   if (c.model.from) {

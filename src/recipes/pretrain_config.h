@@ -14,7 +14,8 @@ namespace conclave::recipes {
 struct ModelSection {
   ConfigTree config;                // new weights
   std::optional<std::string> from;  // or those of a folder
-  std::optional<double> aux_coef;
+  std::optional<double> aux_coef, sequence_aux_coef, z_coef;
+  std::optional<double> bias_update_rate;
   void fields(auto& f) {
     f("config", config,
       "a model to start from nothing: the content of a Hugging Face config.json (vocab_size may be "
@@ -22,6 +23,14 @@ struct ModelSection {
     f("from", from, "or a Hugging Face model folder to go on from, with its tokenizer");
     f("aux_coef", aux_coef,
       "coefficient of the router's auxiliary loss, instead of the model config's", not_negative);
+    f("sequence_aux_coef", sequence_aux_coef,
+      "the same of its sequence auxiliary loss, which balances each document", not_negative);
+    f("z_coef", z_coef, "coefficient of its z-loss, which keeps the logits small", not_negative);
+    f("bias_update_rate", bias_update_rate,
+      "step of the router's correction bias towards even loads after each optimizer step; 0.001 "
+      "where "
+      "the model has one",
+      not_negative);
   }
 };
 

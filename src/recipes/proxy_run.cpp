@@ -2,6 +2,7 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
 
 #include <algorithm>
 #include <limits>
@@ -9,7 +10,6 @@
 #include "base/parts.h"
 #include "base/random.h"
 #include "base/timer.h"
-#include "ops/matmul.h"
 
 namespace conclave::recipes {
 namespace {
@@ -124,7 +124,7 @@ double gemm_rate(int64_t size) {
   double best = std::numeric_limits<double>::infinity();
   for (int i = 0; i < 5; ++i) {
     Timer timer;
-    ops::linear(a, b);
+    at::mm(a, b);
     best = std::min(best, timer.seconds());
   }
   const auto n = static_cast<double>(size);

@@ -60,7 +60,10 @@ class Loop {
     const double lr = config_.lr(state_.step + 1);
     const StepResult r =
         step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer, std::move(batches),
-             {.lr = lr, .clip_norm = config_.clip_norm, .recompute = config_.recompute});
+             {.lr = lr,
+              .clip_norm = config_.clip_norm,
+              .recompute = config_.recompute,
+              .bias_rate = config_.bias_rate});
     state_.step += 1;
     state_.sample += config_.rows;
     if (r.skipped) {

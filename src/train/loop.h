@@ -19,6 +19,7 @@ struct LoopConfig {
   int64_t rows = 16;        // packed rows a step
   int64_t micro_rows = 16;  // of them at once
   double clip_norm = 1;
+  double bias_rate = 0;  // of the routers' correction biases
   std::set<std::string> recompute;
   int64_t validate_every = 0;              // 0: at the end only
   int64_t checkpoint_every = 0;            // 0: at the end only

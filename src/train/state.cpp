@@ -44,7 +44,8 @@ std::vector<checkpoint::NamedTensor> named_tensors(parallel::Units& units, const
   each_piece(units, of, [&](const comm::Piece& piece, const at::Tensor& part, int64_t first) {
     TORCH_CHECK(first == 0 && part.numel() == piece.at.size(), piece.name,
                 ": expected a whole tensor; saving is for one rank");
-    out.push_back({piece.name + suffix, part.view(piece.shape)});
+    const at::Tensor whole = part.view(piece.shape);
+    out.push_back({piece.name + suffix, piece.transposed ? whole.transpose(-2, -1) : whole});
   });
   return out;
 }
@@ -53,15 +54,32 @@ std::vector<checkpoint::LoadTarget> load_targets(parallel::Units& units, const O
                                                  const std::string& suffix) {
   std::vector<checkpoint::LoadTarget> out;
   each_piece(units, of, [&](const comm::Piece& piece, const at::Tensor& part, int64_t first) {
-    out.push_back({piece.name + suffix, piece.shape, part, first});
+    out.push_back({piece.name + suffix, piece.shape, part, first, piece.transposed});
   });
   return out;
+}
+
+std::vector<checkpoint::NamedTensor> weight_tensors(parallel::Units& units) {
+  auto out = named_tensors(units, [&](size_t i) { return units.shards()[i].weights; });
+  std::map<std::string, at::Tensor> by_name;
+  for (const auto& tensor : out) by_name[tensor.name] = tensor.data;
+  for (const auto& [name, weight] : units.decoder().copies)
+    out.push_back({name, by_name.at(weight->name())});
+  return out;
+}
+
+void load_weights(const checkpoint::HfFolder& folder, parallel::Units& units, const OfShard& into) {
+  std::vector<std::string> beside = units.decoder().beside;
+  beside.push_back("*.rotary_emb.inv_freq");  // older exports have it
+  for (const auto& [name, weight] : units.decoder().copies) beside.push_back(name);
+  checkpoint::load_tensors(folder, load_targets(units, into), beside);
+  units.weights_changed();
 }
 
 checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& optimizer,
                                        const TrainState& state) {
   checkpoint::FolderContents c;
-  c.tensors = named_tensors(units, [&](size_t i) { return units.shards()[i].weights; });
+  c.tensors = weight_tensors(units);
   auto& moments = c.beside["optimizer.safetensors"];
   auto add = [&](const OfShard& of, const char* suffix) {
     for (auto& t : named_tensors(units, of, suffix)) moments.push_back(std::move(t));
@@ -82,9 +100,8 @@ checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& opt
 }
 
 TrainState restore(const std::string& folder, parallel::Units& units, optim::AdamW& optimizer) {
-  const checkpoint::HfFolder model(folder);
-  checkpoint::load_tensors(
-      model, load_targets(units, [&](size_t i) { return units.shards()[i].weights; }));
+  load_weights(checkpoint::HfFolder(folder), units,
+               [&](size_t i) { return units.shards()[i].weights; });
   std::vector<checkpoint::LoadTarget> targets;
   auto add = [&](const OfShard& of, const char* suffix) {
     for (auto& t : load_targets(units, of, suffix)) targets.push_back(std::move(t));
@@ -111,7 +128,6 @@ TrainState restore(const std::string& folder, parallel::Units& units, optim::Ada
       number = std::bit_cast<T>(found->second.template item<int64_t>());
   });
   optimizer.set_steps(state.step - state.skipped);
-  units.weights_changed();
   return state;
 }
 

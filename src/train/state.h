@@ -28,12 +28,20 @@ struct TrainState {
 using OfShard = std::function<at::Tensor(size_t shard)>;  // weights, gradient or a moment of
                                                           // units.shards()[shard]; may be undefined
 
-// Flat tensors under their checkpoint names (+ suffix) and shapes, without a copy. One rank.
+// Flat tensors under their checkpoint names (+ suffix) and in its shapes, without a copy: what the
+// checkpoint holds transposed is a transposed view. One rank.
 std::vector<checkpoint::NamedTensor> named_tensors(parallel::Units& units, const OfShard& of,
                                                    const std::string& suffix = "");
 // The same as places to load into; any number of ranks.
 std::vector<checkpoint::LoadTarget> load_targets(parallel::Units& units, const OfShard& of,
                                                  const std::string& suffix = "");
+
+// The model's weights as its folder holds them, with the copies that a checkpoint of this
+// architecture has under a second name (nn::Decoder::copies). Without a copy here; one rank.
+std::vector<checkpoint::NamedTensor> weight_tensors(parallel::Units& units);
+// Fills `into` (usually the shards' weights) from a model folder in any form that checkpoint/load.h
+// reads; what a folder may hold beside the weights is read past. Any number of ranks.
+void load_weights(const checkpoint::HfFolder& folder, parallel::Units& units, const OfShard& into);
 
 // The model's weights, `optimizer.safetensors` (NAME.m, NAME.v, with bf16 weights NAME.lo) and
 // `train_state.safetensors`.

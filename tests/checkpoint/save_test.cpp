@@ -194,10 +194,13 @@ TEST(Companions, AreThoseThatAreThere) {
   TempFolder dir;
   write_text(dir / "tokenizer.json", "{}");
   write_text(dir / "generation_config.json", "{ }");
+  write_text(dir / "modeling_deepseek.py", "pass");
+  write_text(dir / ".hidden.py", "");
   write_text(dir / "README.md", "");
   EXPECT_EQ(read_companion_files(dir.path()),
             (std::map<std::string, std::string>{{"tokenizer.json", "{}"},
-                                                {"generation_config.json", "{ }"}}));
+                                                {"generation_config.json", "{ }"},
+                                                {"modeling_deepseek.py", "pass"}}));
   EXPECT_TRUE(read_companion_files(dir / "absent").empty());
 }
 

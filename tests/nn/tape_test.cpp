@@ -3,17 +3,12 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
-#include <gtest/gtest.h>
-
-#include <cstring>
-#include <random>
 
 #include "nn/attention.h"
 #include "nn/experts.h"
+#include "nn/layer_testing.h"
 #include "nn/linear.h"
 #include "nn/norm.h"
 #include "nn/router.h"
@@ -21,93 +16,7 @@
 namespace conclave::nn {
 namespace {
 
-at::Tensor random(std::vector<int64_t> shape, unsigned seed) {  // −1 … 1
-  std::mt19937 draw(seed);
-  at::Tensor x = at::empty(shape, at::kDouble);
-  for (int64_t i = 0; i < x.numel(); ++i)
-    x.mutable_data_ptr<double>()[i] = static_cast<double>(draw()) / 2147483648.0 - 1;
-  return x;
-}
-
-// A layer with its weights in one unit and its inputs. `run` leaves what it adds to the loss beside
-// its output in `extra`.
-struct Case {
-  Unit dense{"dense", at::kDouble}, experts{"experts", at::kDouble};
-  Weights weights{"", dense, &experts};
-  std::vector<at::Tensor> inputs;
-  std::function<Value(Tape&, const std::vector<Value>&)> run;
-  double extra = 0;
-
-  void fill() {
-    for (Unit* u : {&dense, &experts}) {
-      u->bind(random({u->layout().numel}, 3));
-      u->bind_grad(at::zeros({u->layout().numel}, at::kDouble));
-    }
-  }
-  std::vector<Value> values(Tape& tape) {
-    std::vector<Value> v;
-    for (const auto& x : inputs) v.push_back(tape.input(x));
-    return v;
-  }
-  // Σ output · seed, plus what the layer adds by itself.
-  double loss() {
-    Tape tape(false);
-    const Value out = run(tape, values(tape));
-    return out.data.mul(random(out.data.sizes().vec(), 4)).sum().item().toDouble() + extra;
-  }
-  // Gradients of the inputs, then those of the units.
-  std::vector<at::Tensor> gradients(std::set<std::string> recompute = {}) {
-    for (Unit* u : {&dense, &experts}) u->grad().zero_();
-    Tape tape(true, std::move(recompute));
-    const auto in = values(tape);
-    const Value out = run(tape, in);
-    tape.seed(out, random(out.data.sizes().vec(), 4));
-    tape.run_backward();
-    tape.run_weight_gradients();
-    std::vector<at::Tensor> g;
-    for (const auto& v : in) g.push_back(tape.take_grad(v));
-    g.push_back(dense.grad().clone());
-    g.push_back(experts.grad().clone());
-    return g;
-  }
-};
-
-// d loss / d *entry by the five-point formula, whose error is of the fourth order.
-double difference(Case& c, double* entry) {
-  const double h = 1e-3, at = *entry;
-  auto loss = [&](double step) {
-    *entry = at + step * h;
-    return c.loss();
-  };
-  const double d = (loss(-2) - 8 * loss(-1) + 8 * loss(1) - loss(2)) / (12 * h);
-  *entry = at;
-  return d;
-}
-
-void expect_gradients(Case& c) {
-  const auto got = c.gradients();
-  std::vector<at::Tensor> points = c.inputs;
-  points.insert(points.end(), {c.dense.data(), c.experts.data()});
-  ASSERT_EQ(got.size(), points.size());
-  for (size_t i = 0; i < got.size(); ++i) {
-    if (points[i].numel() == 0) continue;
-    const at::Tensor g = got[i].contiguous();
-    ASSERT_EQ(g.numel(), points[i].numel()) << "gradient " << i;
-    for (int64_t j = 0; j < g.numel(); ++j) {
-      const double want = difference(c, points[i].mutable_data_ptr<double>() + j);
-      ASSERT_NEAR(g.const_data_ptr<double>()[j], want, 1e-9 * std::max(1.0, std::abs(want)))
-          << "gradient " << i << " entry " << j;
-    }
-  }
-  // Recompute of every class: the same bits.
-  const auto again = c.gradients(
-      {"norm", "qkv", "rotary", "attention", "linear", "gate_up", "swiglu", "experts_out"});
-  for (size_t i = 0; i < got.size(); ++i)
-    EXPECT_EQ(std::memcmp(got[i].contiguous().const_data_ptr(),
-                          again[i].contiguous().const_data_ptr(), got[i].nbytes()),
-              0)
-        << "gradient " << i << " with recompute";
-}
+using namespace testing;
 
 TEST(Tape, LinearWithBias) {
   Case c;
@@ -131,6 +40,20 @@ TEST(Tape, GradientOfTheBiasIsTheSumOverTokens) {
   EXPECT_LT((b.grad().sub(dy.sum(0))).abs().max().item().toDouble(), 1e-14);
   EXPECT_LT((w.grad().sub(dy.t().matmul(c.inputs[0]))).abs().max().item().toDouble(), 1e-14);
   EXPECT_LT((g[0].sub(dy.matmul(w.data()))).abs().max().item().toDouble(), 1e-14);
+}
+
+TEST(Tape, Split) {
+  Case c;
+  c.inputs = {random({5, 6}, 1)};
+  c.run = [&](Tape& t, const auto& in) {
+    auto [left, right] = split(t, in[0], 2);
+    EXPECT_EQ(left.data.sizes(), (std::vector<int64_t>{5, 2}));
+    EXPECT_EQ(right.data.sizes(), (std::vector<int64_t>{5, 4}));
+    auto [low, high] = split(t, right, 2);
+    return add(t, add(t, left, low), left);
+  };
+  c.fill();
+  expect_gradients(c);
 }
 
 TEST(Tape, RmsNorm) {
@@ -183,23 +106,28 @@ TEST(Tape, GroupedClampedSwigluWithBiasesAndAnIdleExpert) {
         {gate_up, down, &gate_up_bias, &down_bias, ops::Activation::clamped_swiglu});
   };
   c.fill();
-  gate_up.data().mul_(8);
+  gate_up_bias.data().mul_(9);
   expect_gradients(c);
 }
 
-TEST(Tape, RouterWithItsAuxiliaryLoss) {
+// Value, and gradient of everything that reaches the logits, for each scoring.
+void expect_router_gradients(RouterOptions o, bool biased) {
   for (bool renormalise : {true, false})
     for (double coef : {0.0, 0.3}) {
       Case c;
-      Weight& w = c.weights.add("gate.weight", {5, 4});
+      Weight& w = c.weights.add("gate.weight", {6, 4});
+      if (biased) o.bias = &c.weights.add("gate.bias", {6});
       c.inputs = {random({9, 4}, 1)};
       Rows rows;
       rows.row_offsets = {0, 4, 9};
+      rows.doc_offsets = {0, 1, 4, 9};
       rows.aux_seed = 0.5;
+      rows.token_seed = 0.1;
+      o.renormalise = renormalise;
+      o.aux_coef = o.sequence_aux_coef = o.z_coef = coef;
       c.run = [&](Tape& t, const auto& in) {
-        Routed r =
-            route(t, in[0], w, rows, {.top_k = 2, .renormalise = renormalise, .aux_coef = coef});
-        EXPECT_EQ(r.loads.sum().item().toLong(), 18);
+        Routed r = route(t, in[0], w, rows, o);
+        EXPECT_EQ(r.loads.sum().item().toLong(), 9 * o.top_k);
         EXPECT_EQ(r.aux.defined(), coef != 0);
         c.extra = coef != 0 ? r.aux.item().toDouble() : 0;
         return r.weights;
@@ -209,6 +137,14 @@ TEST(Tape, RouterWithItsAuxiliaryLoss) {
       SCOPED_TRACE(std::to_string(renormalise) + " " + std::to_string(coef));
       expect_gradients(c);
     }
+}
+
+TEST(Tape, RouterWithItsLosses) {
+  expect_router_gradients({.top_k = 2}, false);
+  expect_router_gradients({.scoring = Scoring::top_k_then_softmax, .top_k = 2}, true);
+  expect_router_gradients({.scoring = Scoring::sigmoid, .top_k = 2, .scale = 2.5}, false);
+  expect_router_gradients(
+      {.scoring = Scoring::sigmoid, .top_k = 3, .scale = 2.5, .groups = 3, .top_groups = 2}, true);
 }
 
 TEST(Tape, HeadNormRotaryAndAttentionOverDocuments) {

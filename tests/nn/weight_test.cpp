@@ -6,6 +6,8 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include "nn/decoder.h"
+
 namespace conclave::nn {
 namespace {
 
@@ -118,6 +120,26 @@ TEST(Weights, FusedExpertsAreOnePieceWithABiasOfTheirOwn) {
   EXPECT_THROW(weights.add_fused_experts("bias", {3, 4}, true), c10::Error);
   EXPECT_THROW(weights.add_fused_experts("plain", {4}, false), c10::Error);
   EXPECT_THROW(Weights("l.", dense).add_fused_experts("w", {3, 5, 2}, false), c10::Error);
+}
+
+TEST(Weights, BuffersGoToAnUntrainedUnitThatIsWideEnough) {
+  Unit dense("dense", at::kBFloat16), router("router", at::kFloat, /*trained=*/false);
+  Weight& bias =
+      Weights("l.", dense, nullptr, &router).add_buffer("gate.e_score_correction_bias", {6});
+  EXPECT_EQ(piece_names(router), (std::vector<std::string>{"l.gate.e_score_correction_bias"}));
+  EXPECT_EQ(bias.init(), Init::zeros);
+  EXPECT_FALSE(bias.decay());
+  EXPECT_FALSE(router.trained());
+  EXPECT_TRUE(dense.layout().pieces.empty());
+  EXPECT_THROW(Weights("l.", dense).add_buffer("b", {6}), c10::Error);
+  EXPECT_THROW(Weights("l.", dense, nullptr, &dense).add_buffer("b", {6}), c10::Error);
+  Decoder decoder;
+  for (auto [dtype, wide] : {std::pair{at::kBFloat16, at::kFloat},
+                             {at::kFloat, at::kFloat},
+                             {at::kDouble, at::kDouble}}) {
+    EXPECT_EQ(decoder.add_unit("router", dtype, false).dtype(), wide);
+    EXPECT_EQ(decoder.add_unit("dense", dtype).dtype(), dtype);
+  }
 }
 
 TEST(Weights, PiecesFillTheirWeight) {

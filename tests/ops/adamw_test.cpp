@@ -38,7 +38,8 @@ void aten_step(const State& s, const at::Tensor& g, int64_t begin, int64_t end, 
 }
 
 // max |x − y| / max |y|.
-double relative_error(const at::Tensor& x, const at::Tensor& y) {
+double relative_error(const at::Tensor& x_, const at::Tensor& y) {
+  const at::Tensor x = x_.cpu();
   return x.numel() == 0 ? 0 : testing::distance(x, y) / y.abs().max().item().toDouble();
 }
 
@@ -54,8 +55,21 @@ void aten_step(const State& s, const at::Tensor& g, const std::vector<int64_t>& 
   aten_step(s, g, at, s.w.numel(), 0, a);
 }
 
+struct AdamWOp : testing::EachDevice {
+  State here(const State& s) const { return {place(s.w), place(s.m), place(s.v)}; }
+  at::Tensor place(const at::Tensor& x) const { return testing::EachDevice::here(x).clone(); }
+};
+ON_EACH_DEVICE(AdamWOp);
+
 AdamWStep step_of(int64_t step) {
   return {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .step = step};
+}
+
+// More than a kernel takes at once, of odd lengths.
+std::vector<int64_t> many_ranges() {
+  std::vector<int64_t> borders;
+  for (int64_t i = 0; i < 100; ++i) borders.insert(borders.end(), {197 * i + 3, 197 * i + 3 + i});
+  return borders;
 }
 
 // Ranges that touch, are empty, cross the borders of blocks, or cover nothing or everything.
@@ -65,19 +79,20 @@ std::vector<std::pair<int64_t, std::vector<int64_t>>> cases() {
           {1000, {}},
           {1000, {0, 10, 10, 20, 30, 30, 999, 1000}},
           {16384, {0, 16384}},
-          {50001, {7, 16384, 16384, 40000, 40001, 50001}}};
+          {50001, {7, 16384, 16384, 40000, 40001, 50001}},
+          {20000, many_ranges()}};
 }
 
-TEST(AdamW, EqualsTorchOverTenSteps) {
+TEST_P(AdamWOp, EqualsTorchOverTenSteps) {
   for (auto dtype : {at::kDouble, at::kFloat})
     for (auto& [n, ranges] : cases()) {
-      State ours{normal({n}, dtype, 1), at::zeros({n}, dtype), at::zeros({n}, dtype)},
-          torch = clone(ours);
+      State torch{normal({n}, dtype, 1), at::zeros({n}, dtype), at::zeros({n}, dtype)},
+          ours = here(torch);
       for (int64_t step = 1; step <= 10; ++step) {
         const at::Tensor g = normal({n}, dtype, 10 + static_cast<uint64_t>(step));
         AdamWStep a = step_of(step);
         a.grad_scale = step % 2 ? 1 : 0.37;
-        adamw_(ours.w, ours.m, ours.v, g, ranges, a);
+        adamw_(ours.w, ours.m, ours.v, place(g), ranges, a);
         aten_step(torch, g, ranges, a);
       }
       const double allowed = dtype == at::kDouble ? 1e-14 : 2e-6;
@@ -86,61 +101,97 @@ TEST(AdamW, EqualsTorchOverTenSteps) {
     }
 }
 
-TEST(AdamW, SplitMasterTakesTheStepsOfFp32) {
+TEST_P(AdamWOp, SplitMasterTakesTheStepsOfFp32) {
   for (auto& [n, ranges] : cases()) {
-    State whole{normal({n}, at::kFloat, 2), at::zeros({n}), at::zeros({n})}, split = clone(whole);
-    at::Tensor hi = at::empty({n}, at::kBFloat16), lo = at::empty({n}, at::kShort);
+    State whole = here({normal({n}, at::kFloat, 2), at::zeros({n}), at::zeros({n})}),
+          split = clone(whole);
+    at::Tensor hi = place(at::empty({n}, at::kBFloat16)), lo = place(at::empty({n}, at::kShort));
     split_master(whole.w, hi, lo);
     for (int64_t step = 1; step <= 10; ++step) {
-      const at::Tensor g = normal({n}, at::kFloat, 20 + static_cast<uint64_t>(step));
+      const at::Tensor g = place(normal({n}, at::kFloat, 20 + static_cast<uint64_t>(step)));
       adamw_(whole.w, whole.m, whole.v, g, ranges, step_of(step));
       adamw_split_(hi, lo, split.m, split.v, g, ranges, step_of(step));
     }
     EXPECT_TRUE(at::equal(join_master(hi, lo), whole.w)) << n;
     EXPECT_TRUE(at::equal(split.m, whole.m)) << n;
     EXPECT_TRUE(at::equal(split.v, whole.v)) << n;
-    EXPECT_LE(relative_error(hi, whole.w), 0x1p-8) << n;
+    EXPECT_LE(relative_error(hi, whole.w.cpu()), 0x1p-8) << n;
   }
 }
 
-TEST(AdamW, Bf16IsTheFp32StepRounded) {
+// bf16 moments, gradients and weights: each step in fp32 from what they hold, rounded to nearest.
+TEST_P(AdamWOp, Bf16StatesAreRoundedAfterAStepInFp32) {
+  for (auto& [n, ranges] : cases())
+    for (auto moments : {at::kFloat, at::kBFloat16})
+      for (auto gradients : {at::kFloat, at::kBFloat16})
+        for (bool master : {false, true}) {
+          const at::Tensor w = normal({n}, at::kFloat, 2).to(at::kBFloat16),
+                           m = normal({n}, moments, 3), v = normal({n}, moments, 4).square(),
+                           g = normal({n}, gradients, 5);
+          State exact{w.to(at::kFloat), m.to(at::kFloat).clone(), v.to(at::kFloat).clone()};
+          adamw_(exact.w, exact.m, exact.v, g.to(at::kFloat), ranges, step_of(3));
+          State ours = here({w, m, v});
+          at::Tensor lo = place(at::zeros({n}, at::kShort));
+          if (master)
+            adamw_split_(ours.w, lo, ours.m, ours.v, place(g), ranges, step_of(3));
+          else
+            adamw_(ours.w, ours.m, ours.v, place(g), ranges, step_of(3));
+          SCOPED_TRACE(::testing::Message() << n << " " << moments << " " << gradients << master);
+          EXPECT_LE(relative_error(ours.m, exact.m), moments == at::kFloat ? 1e-6 : 0x1p-8);
+          EXPECT_LE(relative_error(ours.v, exact.v), moments == at::kFloat ? 1e-6 : 0x1p-8);
+          if (master)
+            EXPECT_LE(relative_error(join_master(ours.w, lo), exact.w), 1e-6);
+          else
+            EXPECT_LE(relative_error(ours.w, exact.w), 0x1p-8);
+        }
+}
+
+// Learning rate, clipping and count on the device: the same bits as from the host, and an update
+// that is left out changes nothing.
+TEST_P(AdamWOp, ScalarsOnTheDeviceGiveTheSameBits) {
   const int64_t n = 5000;
-  const std::vector<int64_t> ranges{7, 4000};
-  const auto narrow = [](const at::Tensor& t) { return t.to(at::kBFloat16); };
-  State ours{narrow(normal({n}, at::kFloat, 1)), narrow(at::zeros({n})), narrow(at::zeros({n}))};
-  at::Tensor hi = ours.w.clone(), lo = at::zeros({n}, at::kShort), m = ours.m.clone(),
-             v = ours.v.clone();
-  State mixed{ours.w.clone(), at::zeros({n}), at::zeros({n})};
-  for (int64_t step = 1; step <= 5; ++step) {
-    const at::Tensor g = normal({n}, at::kFloat, 10 + static_cast<uint64_t>(step));
-    const auto widened = [](const State& s) {
-      return State{s.w.to(at::kFloat), s.m.to(at::kFloat).clone(), s.v.to(at::kFloat).clone()};
-    };
-    State expected = widened(ours), with_fp32_moments = widened(mixed),
-          master = widened({join_master(hi, lo), m, v});
-    adamw_(expected.w, expected.m, expected.v, g, ranges, step_of(step));
-    adamw_(ours.w, ours.m, ours.v, g, ranges, step_of(step));
-    EXPECT_TRUE(at::equal(ours.w, narrow(expected.w)));
-    EXPECT_TRUE(at::equal(ours.m, narrow(expected.m)));
-    EXPECT_TRUE(at::equal(ours.v, narrow(expected.v)));
-    adamw_(with_fp32_moments.w, with_fp32_moments.m, with_fp32_moments.v, g, ranges, step_of(step));
-    adamw_(mixed.w, mixed.m, mixed.v, g, ranges, step_of(step));
-    EXPECT_TRUE(at::equal(mixed.w, narrow(with_fp32_moments.w)));
-    EXPECT_TRUE(at::equal(mixed.v, with_fp32_moments.v));
-    adamw_(master.w, master.m, master.v, g, ranges, step_of(step));
-    adamw_split_(hi, lo, m, v, g, ranges, step_of(step));
-    EXPECT_TRUE(at::equal(join_master(hi, lo), master.w));
-    EXPECT_TRUE(at::equal(m, narrow(master.m)));
+  const std::vector<int64_t> ranges{100, 3000};
+  auto number = [&](double x) { return place(at::full({1}, x, at::kDouble)); };
+  State host = here({normal({n}, at::kFloat, 2), at::zeros({n}), at::zeros({n})}),
+        device = clone(host);
+  at::Tensor steps = place(at::zeros({1}, at::kLong));
+  const AdamWRule rule{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+  for (int64_t step = 1; step <= 3; ++step) {
+    const at::Tensor g = place(normal({n}, at::kFloat, 30 + static_cast<uint64_t>(step)));
+    at::Tensor sum = number(0);
+    add_squared_sum_(sum, g);
+    const at::Tensor scale = clip_scale(sum, number(1), 2.0);
+    AdamWStep a = step_of(step);
+    a.grad_scale = scale.item().toDouble();
+    EXPECT_NEAR(a.grad_scale, 2.0 / (std::sqrt(sum.item().toDouble()) + 1e-6), 1e-15);
+    adamw_(host.w, host.m, host.v, g, ranges, a);
+    adamw_(device.w, device.m, device.v, g, ranges,
+           adamw_scalars(rule, number(a.lr), scale, steps));
+    for (double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+      EXPECT_TRUE(std::isnan(clip_scale(number(1), number(bad), 2.0).item().toDouble()));
+      const at::Tensor none = clip_scale(number(bad), {}, 0);
+      EXPECT_TRUE(std::isnan(none.item().toDouble()));
+      adamw_(device.w, device.m, device.v, g, ranges,
+             adamw_scalars(rule, number(a.lr), none, steps));
+    }
+    EXPECT_EQ(steps.item().toLong(), step);
   }
+  EXPECT_EQ(clip_scale(number(1), {}, 0).item().toDouble(), 1);
+  // The powers of the betas may end in other bits on a GPU.
+  const double allowed = on_cuda() ? 1e-6 : 0;
+  EXPECT_LE(relative_error(device.w, host.w.cpu()), allowed);
+  EXPECT_TRUE(at::equal(device.m, host.m));
+  EXPECT_TRUE(at::equal(device.v, host.v));
 }
 
-TEST(AdamW, BitsDoNotDependOnThreads) {
+TEST_P(AdamWOp, BitsDoNotDependOnThreads) {
   const int64_t n = 200'003;
   const at::Tensor w = normal({n}, at::kFloat, 3), g = normal({n}, at::kFloat, 4);
   testing::expect_same_bits_on_any_threads([&] {
-    State s{w.clone(), at::zeros({n}), at::zeros({n})};
-    adamw_(s.w, s.m, s.v, g, std::vector<int64_t>{100, 150'000}, step_of(1));
-    return std::vector{s.w, s.m, s.v, at::full({1}, squared_sum(g), at::kDouble)};
+    State s = here({w, at::zeros({n}), at::zeros({n})});
+    adamw_(s.w, s.m, s.v, place(g), std::vector<int64_t>{100, 150'000}, step_of(1));
+    return std::vector{s.w.cpu(), s.m.cpu(), s.v.cpu(),
+                       at::full({1}, squared_sum(place(g)), at::kDouble)};
   });
 }
 
@@ -165,11 +216,20 @@ at::Tensor tensor_of(const std::vector<uint32_t>& bits) {
 
 // Every value but a NaN comes back bit for bit, also those whose bf16 half is rounded up to
 // infinity; a NaN stays one, and its bf16 half is no number either.
-void expect_exact(const std::vector<uint32_t>& bits) {
-  const at::Tensor master = tensor_of(bits), hi = at::empty(master.sizes(), at::kBFloat16),
-                   lo = at::empty(master.sizes(), at::kShort);
-  split_master(master, hi, lo);
-  const at::Tensor joined = join_master(hi, lo);
+struct SplitMasterOp : testing::EachDevice {
+  void expect_exact(const std::vector<uint32_t>& bits) const;
+};
+ON_EACH_DEVICE(SplitMasterOp);
+
+void SplitMasterOp::expect_exact(const std::vector<uint32_t>& bits) const {
+  const at::Tensor master = tensor_of(bits);
+  const testing::Tensors got = here([](const testing::Tensors& in) -> testing::Tensors {
+    at::Tensor hi = at::empty(in[0].sizes(), in[0].options().dtype(at::kBFloat16)),
+               lo = at::empty(in[0].sizes(), in[0].options().dtype(at::kShort));
+    split_master(in[0], hi, lo);
+    return {hi, join_master(hi, lo)};
+  })({master});
+  const at::Tensor hi = got[0], joined = got[1];
   int64_t wrong = 0;
   for (int64_t i = 0; i < master.numel(); ++i) {
     const float value = master.const_data_ptr<float>()[i],
@@ -186,7 +246,7 @@ void expect_exact(const std::vector<uint32_t>& bits) {
   EXPECT_EQ(wrong, 0);
 }
 
-TEST(SplitMaster, EveryLowHalfAroundEverySpecialValue) {
+TEST_P(SplitMasterOp, EveryLowHalfAroundEverySpecialValue) {
   for (uint32_t high :
        {0x0000u, 0x0001u, 0x007fu, 0x0080u, 0x3f80u, 0x7f7eu, 0x7f7fu, 0x7f80u, 0x7fffu}) {
     std::vector<uint32_t> bits;
@@ -197,7 +257,7 @@ TEST(SplitMaster, EveryLowHalfAroundEverySpecialValue) {
   }
 }
 
-TEST(SplitMaster, FourMillionRandomPatterns) {
+TEST_P(SplitMasterOp, FourMillionRandomPatterns) {
   std::mt19937 random(5);
   std::vector<uint32_t> bits(4'000'000);
   for (uint32_t& b : bits) b = static_cast<uint32_t>(random());
@@ -215,21 +275,31 @@ TEST(SplitMaster, InfinityStaysAndLargestFiniteComesBack) {
   EXPECT_TRUE(at::equal(join_master(hi, lo), master));
 }
 
-TEST(SquaredSum, EqualsAtenInFp64) {
+struct SquaredSumOp : testing::EachDevice {};
+ON_EACH_DEVICE(SquaredSumOp);
+
+TEST_P(SquaredSumOp, EqualsAtenInFp64) {
   for (auto dtype : testing::kTypes)
     for (int64_t n : {0, 1, 31, 33, 16384, 100'001}) {
       const at::Tensor x = normal({n}, dtype, 6);
       const double expected = x.to(at::kDouble).square().sum().item<double>();
-      EXPECT_NEAR(squared_sum(x), expected, 1e-13 * expected) << n << " " << dtype;
+      EXPECT_NEAR(squared_sum(here(x)), expected, 1e-13 * expected) << n << " " << dtype;
+      // From an address that no 16-byte access may have, and to what is there.
+      at::Tensor sum = here(at::full({1}, 3, at::kDouble));
+      add_squared_sum_(
+          sum, here(at::full({n + 1}, 1, dtype).copy_(x.sum().expand({n + 1}))).slice(0, 1));
+      const double value = x.sum().to(at::kDouble).item<double>();
+      EXPECT_NEAR(sum.item<double>(), 3 + double(n) * value * value,
+                  1e-12 * (3 + double(n) * value * value));
     }
 }
 
-TEST(SquaredSum, CarriesWhatIsNotFinite) {
+TEST_P(SquaredSumOp, CarriesWhatIsNotFinite) {
   at::Tensor x = at::zeros({20'000});
   x[19'999] = std::numeric_limits<double>::infinity();
-  EXPECT_TRUE(std::isinf(squared_sum(x)));
+  EXPECT_TRUE(std::isinf(squared_sum(here(x))));
   x[3] = std::numeric_limits<double>::quiet_NaN();
-  EXPECT_TRUE(std::isnan(squared_sum(x)));
+  EXPECT_TRUE(std::isnan(squared_sum(here(x))));
 }
 
 }  // namespace

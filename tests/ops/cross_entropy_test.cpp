@@ -6,6 +6,7 @@
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "ops/op_testing.h"
 
@@ -23,9 +24,10 @@ struct Case {
 // One chunk, many, one token a chunk; more columns of tiles than rows; vocabularies and widths that
 // are no multiples of a vector.
 std::vector<Case> cases() {
-  return {{1, 8, 2, 1 << 22},       {0, 8, 16, 1 << 22},     {77, 20, 33, 1 << 22},
-          {300, 48, 1000, 1 << 22}, {300, 48, 1000, 40000},  {5, 16, 50, 1},
-          {40, 136, 5000, 1 << 22}, {140, 24, 4100, 1 << 22}};
+  return {{1, 8, 2, 1 << 22},       {0, 8, 16, 1 << 22},      {77, 20, 33, 1 << 22},
+          {300, 48, 1000, 1 << 22}, {300, 48, 1000, 40000},   {5, 16, 50, 1},
+          {40, 136, 5000, 1 << 22}, {140, 24, 4100, 1 << 22}, {3, 8, 151936, 0},
+          {2, 4, 70001, 0}};
 }
 
 // {x, w, labels}; every fifth token is not scored.
@@ -47,54 +49,82 @@ Tensors aten_loss(const Tensors& in) {
   return testing::with_gradients(forward, {in[0], in[1]}, at::full({1}, kSeed, at::kDouble));
 }
 
+struct LinearCrossEntropyOp : testing::EachDevice {};
+ON_EACH_DEVICE(LinearCrossEntropyOp);
+
 Tensors our_loss(const Case& c, const Tensors& in) {
   const at::ScalarType wide = testing::wide(in[0].scalar_type());
-  at::Tensor dw = at::zeros(in[1].sizes(), wide);
+  at::Tensor dw = at::zeros(in[1].sizes(), in[1].options().dtype(wide));
   const auto result = linear_cross_entropy(in[0], in[1], in[2], kSeed, dw, c.max_logits);
   EXPECT_EQ(result.scored, in[2].ne(kIgnore).sum().item().toLong());
   return {at::full({1}, result.loss_sum, wide), result.dx, dw};
 }
 
-TEST(LinearCrossEntropy, EqualsAtenInValueAndGradient) {
+TEST_P(LinearCrossEntropyOp, EqualsAtenInValueAndGradient) {
   for (const Case& c : cases())
     for (auto dtype : testing::kTypes) {
       SCOPED_TRACE(std::to_string(c.tokens) + " tokens, vocabulary " + std::to_string(c.vocab));
-      testing::expect_as_good_as_aten([&](const Tensors& in) { return our_loss(c, in); }, aten_loss,
-                                      inputs(c, dtype));
+      testing::expect_as_good_as_aten(here([&](const Tensors& in) { return our_loss(c, in); }),
+                                      aten_loss, inputs(c, dtype));
     }
 }
 
-TEST(LinearCrossEntropy, AddsToTheWeightGradientAndLeavesUnscoredRowsZero) {
+TEST_P(LinearCrossEntropyOp, AddsToTheWeightGradientAndLeavesUnscoredRowsZero) {
   const Case c{60, 16, 40, 400};
-  const Tensors in = inputs(c, at::kDouble), once = our_loss(c, in);
-  at::Tensor dw = once[2].clone();
-  const at::Tensor dx = linear_cross_entropy(in[0], in[1], in[2], kSeed, dw, c.max_logits).dx;
-  EXPECT_LE(testing::distance(dw, once[2] * 2), 1e-14);
+  const Tensors in = inputs(c, at::kDouble);
+  const Tensors got = here([&](const Tensors& in) -> Tensors {
+    const at::Tensor once = our_loss(c, in)[2];
+    at::Tensor dw = once.clone();
+    return {once, linear_cross_entropy(in[0], in[1], in[2], kSeed, dw, c.max_logits).dx, dw};
+  })(in);
+  const at::Tensor dx = got[1];
+  EXPECT_LE(testing::distance(got[2], got[0] * 2), 1e-14);
   EXPECT_EQ(dx.masked_select(in[2].eq(kIgnore).unsqueeze(1)).abs().sum().item().toDouble(), 0);
 }
 
-TEST(LinearCrossEntropy, WithoutGradientGivesTheSameLoss) {
+TEST_P(LinearCrossEntropyOp, WithoutGradientGivesTheSameLoss) {
   const Case c{60, 16, 40, 400};
   const Tensors in = inputs(c, at::kDouble);
-  const auto result = linear_cross_entropy(in[0], in[1], in[2], kSeed, {}, c.max_logits);
-  EXPECT_EQ(result.loss_sum, our_loss(c, in)[0].item().toDouble());
+  const at::Tensor x = here(in[0]), w = here(in[1]), labels = here(in[2]);
+  const auto result = linear_cross_entropy(x, w, labels, kSeed, {}, c.max_logits);
+  EXPECT_EQ(result.loss_sum, our_loss(c, {x, w, labels})[0].item().toDouble());
   EXPECT_FALSE(result.dx.defined());
 }
 
-TEST(LinearCrossEntropy, LargeLogitsDoNotOverflow) {
+// Without the host: the loss is added to what is there, the gradients are the same.
+TEST_P(LinearCrossEntropyOp, AddsTheLossToATensorOnTheDevice) {
+  for (auto dtype : testing::kTypes) {
+    const Case c{300, 48, 1000, 40000};
+    const Tensors got = here([&](const Tensors& in) -> Tensors {
+      const auto wide = in[0].options().dtype(testing::wide(dtype));
+      at::Tensor dw = at::zeros(in[1].sizes(), wide), other_dw = at::zeros_like(dw);
+      at::Tensor sum = at::full({1}, 5, wide.dtype(at::kDouble));
+      const at::Tensor dx =
+          linear_cross_entropy_(sum, in[0], in[1], in[2], kSeed, dw, c.max_logits);
+      const auto other = linear_cross_entropy(in[0], in[1], in[2], kSeed, other_dw, c.max_logits);
+      EXPECT_NEAR(sum.item().toDouble(), other.loss_sum + 5, 1e-10);
+      return {dx, other.dx, dw, other_dw};
+    })(inputs(c, dtype));
+    EXPECT_TRUE(testing::same_bits(got[0], got[1]));
+    EXPECT_TRUE(testing::same_bits(got[2], got[3]));
+  }
+}
+
+TEST_P(LinearCrossEntropyOp, LargeLogitsDoNotOverflow) {
   const Case c{9, 16, 40, 400};
   Tensors in = inputs(c, at::kFloat);
   in[0] *= 1000;
-  testing::expect_as_good_as_aten([&](const Tensors& in) { return our_loss(c, in); }, aten_loss,
-                                  in);
+  testing::expect_as_good_as_aten(here([&](const Tensors& in) { return our_loss(c, in); }),
+                                  aten_loss, in);
 }
 
-TEST(LinearCrossEntropy, BitsDoNotDependOnThreads) {
+TEST_P(LinearCrossEntropyOp, BitsDoNotDependOnThreads) {
   for (const Case& c : cases())
     for (auto dtype : testing::kTypes) {
       SCOPED_TRACE(std::to_string(c.tokens) + " tokens, vocabulary " + std::to_string(c.vocab));
       const Tensors in = inputs(c, dtype);
-      testing::expect_same_bits_on_any_threads([&] { return our_loss(c, in); });
+      testing::expect_same_bits_on_any_threads(
+          [&] { return here([&](const Tensors& in) { return our_loss(c, in); })(in); });
     }
 }
 

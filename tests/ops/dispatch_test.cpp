@@ -12,8 +12,8 @@ using namespace testing;
 struct Case {
   int64_t tokens, experts, top_k, hidden;
 };
-constexpr Case kCases[] = {
-    {0, 4, 2, 8}, {1, 1, 1, 1}, {7, 60, 3, 33}, {130, 16, 4, 48}, {300, 5, 5, 100}};
+constexpr Case kCases[] = {{0, 4, 2, 8},     {1, 1, 1, 1},     {7, 60, 3, 33},
+                           {130, 16, 4, 48}, {300, 5, 5, 100}, {50, 32, 12, 64}};
 
 at::Tensor choose(Case c) {
   return std::get<1>(at::topk(normal({c.tokens, c.experts}, at::kDouble, 9), c.top_k));
@@ -51,19 +51,29 @@ TEST(ExpertLayout, NamesTheFirstIdThatIsWrong) {
       "got 2 twice at token 1");
 }
 
+struct GatherOp : EachDevice {
+  // The layout as expert_layout makes it on this device: int32 on a GPU.
+  ExpertLayout layout(const Case& c) const {
+    const ExpertLayout l = expert_layout(choose(c), c.experts);
+    if (!on_cuda()) return l;
+    return {here(l.offsets.to(at::kInt)), here(l.pair.to(at::kInt)), here(l.row.to(at::kInt))};
+  }
+};
+ON_EACH_DEVICE(GatherOp);
+
 // Moves rows there and sums them back; the backwards are each other.
-TEST(GatherRows, MovesExactlyAndItsTransposeIsGatherSum) {
+TEST_P(GatherOp, MovesRowsExactlyAndItsTransposeIsGatherSum) {
   for (auto c : kCases)
     for (auto dtype : kTypes) {
       SCOPED_TRACE(::testing::Message() << c.tokens << " tokens, top " << c.top_k << " of "
                                         << c.experts << " " << dtype);
-      const ExpertLayout layout = expert_layout(choose(c), c.experts);
-      const at::Tensor token = layout.pair.div(c.top_k, "floor");
+      const ExpertLayout cpu = expert_layout(choose(c), c.experts), layout = this->layout(c);
+      const at::Tensor token = cpu.pair.div(c.top_k, "floor");
       const Tensors in = {normal({c.tokens, c.hidden}, dtype, 1),
                           normal({c.tokens * c.top_k, c.hidden}, dtype, 2)};
-      auto ours = [&](const Tensors& t) -> Tensors {
+      const Op ours = here([&](const Tensors& t) -> Tensors {
         return {gather_rows(t[0], layout), gather_sum(t[1], layout)};
-      };
+      });
       auto aten = [&](const Tensors& t) -> Tensors {
         return with_gradients(
             [&](const Tensors& x) -> Tensors { return {x[0].index_select(0, token)}; }, {t[0]},
@@ -75,14 +85,17 @@ TEST(GatherRows, MovesExactlyAndItsTransposeIsGatherSum) {
     }
 }
 
-TEST(GatherWeights, MovesExactlyThereAndBack) {
+TEST_P(GatherOp, MovesWeightsExactlyThereAndBack) {
   for (auto c : kCases)
     for (auto dtype : {at::kDouble, at::kFloat}) {
-      const ExpertLayout layout = expert_layout(choose(c), c.experts);
+      const ExpertLayout cpu = expert_layout(choose(c), c.experts), layout = this->layout(c);
       const at::Tensor weights = normal({c.tokens, c.top_k}, dtype, 1);
-      const at::Tensor rows = gather_weights(weights, layout);
-      EXPECT_TRUE(same_bits(rows, weights.flatten().index_select(0, layout.pair)));
-      EXPECT_TRUE(same_bits(gather_weights_backward(rows, layout), weights));
+      const Tensors got = here([&](const Tensors& t) -> Tensors {
+        const at::Tensor rows = gather_weights(t[0], layout);
+        return {rows, gather_weights_backward(rows, layout)};
+      })({weights});
+      EXPECT_TRUE(same_bits(got[0], weights.flatten().index_select(0, cpu.pair)));
+      EXPECT_TRUE(same_bits(got[1], weights));
     }
 }
 

@@ -65,6 +65,20 @@ TEST(Linear, AccumulatesWeightGradients) {
   }
 }
 
+TEST(WideLinear, GivesLogitsAndTheirGradientsInFp32OrWider) {
+  for (auto dtype : kTypes) {
+    const at::Tensor x = normal({40, 24}, dtype, 1), w = normal({17, 24}, dtype, 2),
+                     dy = normal({40, 17}, wide(dtype), 3);
+    at::Tensor dw = at::zeros({17, 24}, wide(dtype)), expected = dw.clone();
+    wide_linear_backward_weight_(dw, dy, x);
+    linear_backward_weight_(expected, dy, x.to(wide(dtype)));
+    EXPECT_TRUE(same_bits(dw, expected));
+    EXPECT_TRUE(same_bits(wide_linear(x, w), linear(x.to(wide(dtype)), w.to(wide(dtype)))));
+    EXPECT_TRUE(same_bits(wide_linear_backward_input(dy, w),
+                          linear_backward_input(dy, w.to(wide(dtype))).to(dtype)));
+  }
+}
+
 TEST(Linear, SaysWhatItExpected) {
   const at::Tensor x = normal({4, 8}, at::kFloat, 1);
   expect_error(

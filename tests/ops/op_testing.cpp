@@ -1,11 +1,13 @@
 #include "ops/op_testing.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -27,7 +29,48 @@ Tensors converted(const Tensors& inputs, at::ScalarType dtype) {
   return out;
 }
 
+// While it lives, at::empty fills what it allocates. (libtorch's deterministic mode, which only
+// warns of other things.)
+class Poison {
+ public:
+  Poison() {
+    const char* said = std::getenv("CONCLAVE_POISON");
+    if (said && std::string(said) == "off") return;
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+    at::globalContext().setDeterministicFillUninitializedMemory(true);
+  }
+  ~Poison() { at::globalContext().setDeterministicAlgorithms(false, false); }
+  Poison(const Poison&) = delete;
+};
+
 }  // namespace
+
+void EachDevice::SetUp() {
+#ifdef CONCLAVE_CUDA
+  if (on_cuda() && !at::hasCUDA()) GTEST_SKIP() << "no GPU here";
+#else
+  if (on_cuda()) GTEST_SKIP() << "built without CUDA";
+#endif
+}
+
+at::Tensor EachDevice::here(const at::Tensor& x) const {
+  return x.defined() ? x.to(GetParam()) : x;
+}
+
+Op EachDevice::here(Op op) const {
+  return [this, op](const Tensors& inputs) {
+    Tensors there;
+    for (const at::Tensor& x : inputs) there.push_back(x.defined() ? here(x).clone() : x);
+    Tensors results;
+    {
+      const Poison poison;
+      results = op(there);
+    }
+    for (at::Tensor& y : results)
+      if (y.defined()) y = y.cpu();
+    return results;
+  };
+}
 
 at::Tensor normal(at::IntArrayRef sizes, at::ScalarType dtype, uint64_t seed) {
   return at::randn(sizes, at::detail::createCPUGenerator(seed), at::kDouble).to(dtype);

@@ -1,9 +1,10 @@
 // What the tests of ops share: inputs from a seed, comparison with ATen relative to ATen's own
-// error, equal bits on any number of threads. An op under test is a function from a list of tensors
-// to a list of tensors (values and gradients alike).
+// error, equal bits on any number of threads, one list of cases for the CPU and a GPU. An op under
+// test is a function from a list of tensors to a list of tensors (values and gradients alike).
 #pragma once
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <c10/core/DeviceType.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -47,5 +48,24 @@ Tensors with_gradients(const Op& op, const Tensors& inputs, const at::Tensor& se
 
 // EXPECT that `f` throws a c10::Error whose message contains `part`.
 void expect_error(const std::function<void()>& f, const std::string& part);
+
+// Tests that run on the CPU and on a GPU, which are skipped, saying why, where there is none:
+//   struct RmsNormOp : EachDevice {};
+//   ON_EACH_DEVICE(RmsNormOp);
+//   TEST_P(RmsNormOp, EqualsAten) { expect_as_good_as_aten(here(ours), aten, inputs()); }
+// References run on the CPU.
+class EachDevice : public ::testing::TestWithParam<at::DeviceType> {
+ protected:
+  void SetUp() override;
+  bool on_cuda() const { return GetParam() == at::kCUDA; }
+  at::Tensor here(const at::Tensor& x) const;  // on this device; undefined stays so
+  // The op on this device: copies of the inputs go there, the results come back. Memory that it
+  // allocates is filled with NaN first (integers: their largest), unless CONCLAVE_POISON=off.
+  Op here(Op op) const;
+};
+#define ON_EACH_DEVICE(Suite)                                                             \
+  INSTANTIATE_TEST_SUITE_P(, Suite, ::testing::Values(at::kCPU, at::kCUDA), [](auto& i) { \
+    return i.param == at::kCPU ? std::string("CPU") : std::string("CUDA");                \
+  })
 
 }  // namespace conclave::ops::testing

@@ -69,6 +69,19 @@ TEST(AdamWOptimizer, KeepsForBf16WhatItIsTold) {
   EXPECT_FALSE(at::equal(s.weights, wave(0.1, at::kBFloat16)));
 }
 
+TEST(AdamWOptimizer, LeavesBuffersAlone) {
+  const FlatShard a = shard(at::kFloat);
+  const FlatShard buffer{wave(0.3, at::kFloat), {}, {}, /*trained=*/false};
+  AdamW optimizer({}, {buffer, a});
+  run(optimizer, a.grad, 1, 3);
+  EXPECT_TRUE(at::equal(buffer.weights, wave(0.3, at::kFloat)));
+  for (const at::Tensor& t : {optimizer.m(0), optimizer.v(0), optimizer.lo(0)})
+    EXPECT_FALSE(t.defined());
+  EXPECT_FALSE(at::equal(a.weights, wave(0.1, at::kFloat)));
+  // A gradient that was forgotten is no buffer.
+  EXPECT_THROW(AdamW({}, {FlatShard{buffer.weights, {}, {}}}), c10::Error);
+}
+
 TEST(AdamWOptimizer, MomentsHaveTheTypeOfTheGradient) {
   for (auto dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
     AdamW optimizer({}, {shard(dtype)});

@@ -89,7 +89,7 @@ BROKEN = [
     ("hidden_size is a text", key("hidden_size", "wide"), [], "hidden_size"),
     ("more chosen than there are", key("num_experts_per_tok", 9), [], "num_experts_per_tok"),
     ("unsupported activation", key("hidden_act", "gelu"), [], "hidden_act"),
-    ("scaled rotary", key("rope_parameters", dict(rope_type="yarn", rope_theta=1e4, factor=4.0)), [], "rope"),
+    ("scaled rotary", key("rope_parameters", dict(rope_type="llama3", rope_theta=1e4, factor=4.0)), [], "rope"),
     ("sliding window", key("use_sliding_window", True), [], "sliding_window"),
     ("label beyond the vocabulary", batch(labels=ids_with(50)), [], "50"),
     ("label below zero", batch(labels=ids_with(-1)), [], "-1"),

@@ -92,8 +92,11 @@ def lifted():
 def load(folder, dtype="float32", attention="eager", experts="eager"):
     """dtype "lifted": doubles; run it under lifted()."""
     width = torch.float64 if dtype == "lifted" else getattr(torch, dtype)
-    model, info = getattr(transformers, family_of(folder).model_class).from_pretrained(
-        folder, dtype=width, attn_implementation=attention, experts_implementation=experts, output_loading_info=True
+    of = family_of(folder)
+    config = getattr(transformers, of.config_class).from_pretrained(folder)
+    config.model_type = type(config).model_type  # transformers does not know every one that is published
+    model, info = getattr(transformers, of.model_class).from_pretrained(
+        folder, config=config, dtype=width, attn_implementation=attention, experts_implementation=experts, output_loading_info=True
     )
     wrong = {k: v for k, v in info.items() if v}
     assert not wrong, f"{folder}: transformers complains: {wrong}"

@@ -41,6 +41,7 @@ for sets, expected in [
     (["batch.micro_rows=99"], "expected at most batch.rows"),
     (["model.from=runs/other"], "expected one of model.config"),
     (["memory.recompute=[gates]"], "cannot be made again"),
+    (["model.bias_update_rate=0.01"], "no correction bias"),
     (["model.config.num_experts_per_tok=9"], "num_experts_per_tok"),
 ]:
     done = conclave("pretrain", DEMO, "--dry-run", *[word for s in sets for word in ("--set", s)])

@@ -12,7 +12,7 @@ class Olmoe(Family):
     model_class, config_class = "OlmoeForCausalLM", "OlmoeConfig"
     cases = [
         Case("as published: every head its own keys", SMALL, seed=1, batch=2, seq=29, ignored=0.2),
-        Case("GQA 3:1, renormalised, tied", SMALL | OTHER, seed=8, batch=3, seq=18, idle_expert=3, dtype="bfloat16", shard="40KB"),
+        Case("GQA 3:1, renormalised, tied", SMALL | OTHER, seed=11, batch=3, seq=18, idle_expert=3, dtype="bfloat16", shard="40KB"),
     ]
 
 
