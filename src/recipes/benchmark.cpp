@@ -79,25 +79,37 @@ void print_share(const RankShare& s, const BenchmarkConfig& c) {
               s.forecast.table().c_str());
 }
 
+void add_seconds(PartSeconds& sum, const std::string& name, double seconds) {
+  for (auto& [known, total] : sum)
+    if (known == name) {
+      total += seconds;
+      return;
+    }
+  sum.emplace_back(name, seconds);
+}
+
 Figures measure(const RankShare& s, const BenchmarkConfig& c) {
   Figures f;
   ProxyRun run(s, c);
   PartTimer timer;
   std::printf("\n");
   for (int64_t i = 0; i < c.warmup + c.steps; ++i) {
-    if (i == c.warmup) timer.clear();
+    timer.clear();  // what is printed between steps is in none of them
     Timer step;
     f.loss = run.step(i);
+    const PartSeconds parts = timer.seconds();
     const double seconds = step.seconds();
-    if (i >= c.warmup) f.seconds.push_back(seconds);
+    if (i >= c.warmup) {
+      f.seconds.push_back(seconds);
+      for (const auto& [name, of_step] : parts)
+        add_seconds(f.parts, name, of_step / static_cast<double>(c.steps));
+    }
     std::printf(
         "step %lld/%lld  %.3f s  %s%s%s\n", ll(i + 1), ll(c.warmup + c.steps), seconds,
         human_rate(static_cast<double>(c.batch.rows * s.seq_len) / seconds, "tokens").c_str(),
         s.share.ends ? format("  loss %.4f", f.loss).c_str() : "", i < c.warmup ? "  warm-up" : "");
     std::fflush(stdout);
   }
-  f.parts = timer.seconds();
-  for (auto& [name, seconds] : f.parts) seconds /= static_cast<double>(c.steps);
   if (!c.profile.empty()) {
     PartTrace trace;
     run.step(c.warmup + c.steps);
