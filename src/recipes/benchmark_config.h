@@ -42,7 +42,7 @@ struct BenchmarkBatchSection {
 
 // How the run is made smaller where there is no GPU.
 struct CpuSection {
-  int64_t width = 16, heads = 8, head_dim = 4, layers = 4, seq_len = 512;
+  int64_t width = 16, heads = 8, head_dim = 4, layers = 4, seq_len = 256;
   void fields(auto& f) {
     f("width", width, "hidden size, widths, latents and vocabulary are divided by this",
       at_least(1));

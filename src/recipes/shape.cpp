@@ -78,9 +78,11 @@ std::string parameter_count(int64_t n) {
 
 std::string flops_table(const plan::Flops& f) {
   std::string text;
+  const bool giga = f.total() >= 1'000'000'000;
   const auto line = [&](const char* what, int64_t flops, const char* remark = "") {
     if (flops > 0)
-      text += format("%-28s%12.3f G%s\n", what, static_cast<double>(flops) / 1e9, remark);
+      text += format("%-28s%12.3f %s%s\n", what, static_cast<double>(flops) / (giga ? 1e9 : 1e6),
+                     giga ? "G" : "M", remark);
   };
   line("attention's projections", f.projections);
   line("scores and values", f.scores);

@@ -22,6 +22,6 @@ int64_t expected_data_bytes(const PretrainConfig& config);
 int64_t data_bytes(const data::TokenizedText& text, const data::PackedDataset& rows);
 
 std::string parameter_count(int64_t n);             // "671.0 B", "1026.4 B", below 1e9 "1.9 M"
-std::string flops_table(const plan::Flops& flops);  // a line a term, in G, and the total
+std::string flops_table(const plan::Flops& flops);  // a line a term, in G or M, and the total
 
 }  // namespace conclave::recipes
