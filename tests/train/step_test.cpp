@@ -123,7 +123,9 @@ TEST(Step, ClipsAsTorchDoes) {
     EXPECT_NEAR(r.grad_norm, std::sqrt(squares), 1e-13);
     // torch.nn.utils.clip_grad_norm_: times min(1, clip / (norm + 1e-6)).
     const double scale = clip == 0.25 ? 0.25 / (std::sqrt(squares) + 1e-6) : 1;
-    if (clip == 0.25) EXPECT_LT(scale, 1);
+    if (clip == 0.25) {
+      EXPECT_LT(scale, 1);
+    }
     for (size_t i = 0; i < optimizer.size(); ++i) {
       // The first moment after one step is (1 − beta1) times the clipped gradient.
       const at::Tensor want = tiny.units.shards()[i].grad.mul(scale * (1 - 0.9));
