@@ -85,9 +85,9 @@ struct Decoder {
   std::vector<std::string> beside;
   std::vector<std::pair<std::string, const Weight*>> copies;
 
-  // An untrained unit is fp32 where dtype is narrower: its buffers stay exact in a bf16 model.
   Share share;  // set before the first unit
 
+  // An untrained unit is fp32 where dtype is narrower: its buffers stay exact in a bf16 model.
   Unit& add_unit(std::string name, at::ScalarType dtype, bool trained = true);
   // The embedding's unit with its weight; first of all calls. The final norm and the head's unit;
   // last of all calls. Both nothing without `share.ends`.
