@@ -9,6 +9,10 @@
 // registers; the groups of a block are added in order, its sum is one part, and kernels/reduce adds
 // the parts. The number of blocks depends on the sizes alone.
 // dx = rstd · (g − x̂ · mean(g · x̂)) with g = dy · weight; dweight = Σ dy · x̂, x̂ as it was rounded.
+#include <algorithm>
+
+#include "kernels/pack.cuh"
+#include "kernels/reduce.h"
 #include "kernels/rms_norm.h"
 
 namespace conclave::kernels {
