@@ -1,5 +1,6 @@
 // The communicators that one rank of a layout needs, and who makes them.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,5 +35,9 @@ struct Groups {
 
 // Collective over the world; `layout` is the same on all ranks and has the factory's world.
 Groups make_groups(const RankLayout& layout, CommFactory& factory);
+
+// Ranks as threads of this process, as run_threads (comm/comm.h) runs them, with groups of them.
+// Also throws, on all ranks, where all wait for one another in different groups: who waits where.
+void run_thread_ranks(int size, const std::function<void(CommFactory&)>& body);
 
 }  // namespace conclave::comm
