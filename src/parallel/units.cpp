@@ -4,7 +4,6 @@
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
-#include <cmath>
 #include <limits>
 
 #include "ops/adamw.h"
@@ -12,8 +11,14 @@
 namespace conclave::parallel {
 namespace {
 
-at::ScalarType grad_dtype(at::ScalarType dtype) {
-  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+at::ScalarType grad_dtype(at::ScalarType dtype, const UnitsOptions& options) {
+  const at::ScalarType wide = dtype == at::kDouble ? at::kDouble : at::kFloat,
+                       chosen = options.grad_dtype;
+  if (chosen == at::ScalarType::Undefined || chosen == wide) return wide;
+  TORCH_CHECK(chosen == at::kBFloat16 && dtype == at::kBFloat16 && options.device.is_cuda(),
+              "gradients: expected ", wide, ", or bf16 beside bf16 weights on CUDA, got ", chosen,
+              " beside ", dtype, " on ", options.device);
+  return chosen;
 }
 
 // Zeroes what lies between weights in this range, without touching (and so paging in) the weights
@@ -46,19 +51,21 @@ std::vector<int64_t> decay_ranges(const nn::Unit& unit, comm::Interval range) {
 
 Units::Units(nn::Decoder& decoder, comm::Comm& comm, UnitsOptions options)
     : decoder_(decoder), comm_(comm), options_(options) {
+  options_.device = at::empty({0}, at::TensorOptions(options.device)).device();  // with its index
   for (auto& unit : decoder.units) {
     Shard s;
     s.unit = unit.get();
     s.range = unit->trained() ? unit->layout().shard(comm.rank(), comm.size())
                               : unit->layout().shard(0, 1);
-    s.weights = at::empty({s.range.size()}, unit->dtype());
+    const auto memory = at::TensorOptions().dtype(unit->dtype()).device(options.device);
+    s.weights = at::empty({s.range.size()}, memory);
     zero_gaps(s);
     s.decay_ranges = decay_ranges(*unit, s.range);
     if (options.training && unit->trained()) {
-      s.grad = at::zeros({s.range.size()}, grad_dtype(unit->dtype()));
+      const auto gradient = memory.dtype(grad_dtype(unit->dtype(), options));
+      s.grad = at::zeros({s.range.size()}, gradient);
       unit->bind_grad(comm.size() == 1 ? s.grad
-                                       : at::zeros({unit->layout().padded(comm.size())},
-                                                   grad_dtype(unit->dtype())));
+                                       : at::zeros({unit->layout().padded(comm.size())}, gradient));
     }
     shards_.push_back(std::move(s));
     if (!unit->trained() || (comm.size() == 1 && !options.release_after_use))
@@ -75,7 +82,7 @@ Shard& Units::shard_of(nn::Unit* unit) {
 void Units::gather(nn::Unit* unit) {
   if (!unit || unit->data().defined()) return;
   Shard& s = shard_of(unit);
-  at::Tensor whole = at::empty({unit->layout().padded(comm_.size())}, unit->dtype());
+  at::Tensor whole = at::empty({unit->layout().padded(comm_.size())}, s.weights.options());
   comm_.all_gather(whole, s.weights);
   unit->bind(whole);
 }
@@ -105,16 +112,12 @@ void Units::reduce_grads() {
     if (s.unit->trained()) comm_.reduce_scatter(s.grad, s.unit->grad());
 }
 
-double Units::gradient_norm() const {
-  double sum = 0;
+at::Tensor Units::squared_gradient_norm() const {
+  at::Tensor sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(options_.device));
   for (const auto& s : shards_)
-    if (s.unit->trained()) sum += ops::squared_sum(s.grad);
-  if (comm_.size() > 1) {
-    at::Tensor all = at::empty({1}, at::kDouble).fill_(sum);
-    comm_.all_reduce(all);
-    sum = *all.const_data_ptr<double>();
-  }
-  return std::sqrt(sum);
+    if (s.unit->trained()) ops::add_squared_sum_(sum, s.grad);
+  if (comm_.size() > 1) comm_.all_reduce(sum);
+  return sum;
 }
 
 }  // namespace conclave::parallel

@@ -4,6 +4,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <vector>
 
 #include "comm/comm.h"
@@ -15,7 +16,8 @@ struct Shard {
   nn::Unit* unit = nullptr;
   comm::Interval range;  // of the unit's padded flat buffer; all of it of an untrained unit
   at::Tensor weights;    // [range], the unit's dtype
-  at::Tensor grad;       // [range], fp32 or fp64; undefined without training, or of buffers
+  at::Tensor grad;       // [range], UnitsOptions::grad_dtype; undefined without training, or of
+                         // buffers
   std::vector<int64_t>
       decay_ranges;  // [begin, end) pairs relative to range, ascending: where weight decay applies
 };
@@ -23,6 +25,9 @@ struct Shard {
 struct UnitsOptions {
   bool training = true;            // allocate gradients
   bool release_after_use = false;  // gather into a fresh buffer, free it after each use
+  at::Device device = at::kCPU;    // of weights and gradients
+  // Of gradients; undefined: fp32, or fp64 beside fp64. bf16 only beside bf16, on CUDA.
+  at::ScalarType grad_dtype = at::ScalarType::Undefined;
 };
 
 class Units {
@@ -34,6 +39,7 @@ class Units {
   const nn::Decoder& decoder() const { return decoder_; }
   std::vector<Shard>& shards() { return shards_; }
   comm::Comm& comm() { return comm_; }
+  at::Device device() const { return options_.device; }
 
   // Collective where there are several ranks: every rank calls them for the same units in the same
   // order.
@@ -42,8 +48,8 @@ class Units {
   void weights_changed();  // after an optimizer step or a load: what is gathered is gathered again
   void zero_grads();
   void reduce_grads();  // Σ over ranks into each shard's grad
-  // √Σ g² over all ranks and units after reduce_grads, each element once.
-  double gradient_norm() const;
+  // [1] fp64 on the device: Σ g² over all ranks and units after reduce_grads, each element once.
+  at::Tensor squared_gradient_norm() const;
 
  private:
   Shard& shard_of(nn::Unit* unit);
@@ -55,9 +61,9 @@ class Units {
 
 // Fills every weight: norms with ones, biases and buffers with zeros, the others with normal(0,
 // stddev) that depends only on (seed, checkpoint name, index), so any layout of ranks starts from
-// the same bits. `master` of each shard gets the fp32 values before rounding when the unit is bf16
-// (one tensor a shard, undefined otherwise).
-void initialise(Units& units, uint64_t seed, double stddev,
-                std::vector<at::Tensor>* master = nullptr);
+// the same bits (on CUDA up to what ops/random.h says). `master(shard, values)` gets the fp32
+// values [range] before rounding of each trained bf16 shard, one at a time.
+using TakeMaster = std::function<void(size_t shard, const at::Tensor& values)>;
+void initialise(Units& units, uint64_t seed, double stddev, const TakeMaster& master = {});
 
 }  // namespace conclave::parallel
