@@ -24,6 +24,7 @@ import time
 
 OUT = pathlib.Path(os.environ.get("OUT", "build/bars"))
 AROUND_LAYERS = ("embedding", "head and loss", "optimizer", "batch", "zero gradients", "dispatch", "combine")  # and their stand-ins
+REST = ("the rest", "gaps")  # what no part launched, and the GPU idle
 AT_START = ("fill_normal",)  # kernels that no step runs
 
 
@@ -70,24 +71,25 @@ def speed(name, at_least="0"):
 def layers(name, peer, shown=""):
     r, p = read(name), read(peer)
     out = {n: s for n, s in r["parts"].items() if n.split(",")[0] in AROUND_LAYERS}
-    ours = (sum(r["parts"].values()) - sum(out.values())) / r["rows"] / r["seq_len"] / r["layers"]
+    tokens = r["tokens_per_second"] * r["seconds_per_step"]
+    ours = (sum(r["parts"].values()) - sum(out.values())) / tokens / r["layers"]
     theirs = p["seconds_per_layer_and_token"]
     print(f"  {p['peer']}: {p['layers']} layers, {p['micro_rows']} sequences at once, attention {p['attention']}")
     print(f"    {p['model_tflops']:.1f} model TFLOP/s, {p['of_gemm']:.3f} of GEMM ({p['gemm_tflops']:.1f}); whole steps with Adam {p['step_of_gemm']:.3f}")
     print("    it differs: " + "; ".join(p["differences"]))
     print("    not counted of ours: " + ", ".join(f"{n} {s * 1e3:.1f} ms" for n, s in out.items()))
-    micro_batch = r["micro_rows"] * r["seq_len"] * 1e3
+    micro_batch = tokens * r["micro_rows"] / r["rows"] * 1e3
     said = f"a layer's forward and backward of {r['micro_rows']} sequences: {ours * micro_batch:.3f} ms, theirs {theirs * micro_batch:.3f} ms"
     return judged(shown == "shown" or ours <= theirs, f"{name}: {said}: {theirs / ours:.3f} times as fast")
 
 
 def cost(name, base, at_most):
     r, b = read(name), read(base)
-    for key in ("layers", "micro_rows", "gradients"):
+    for key in ("layers", "micro_rows"):
         if r[key] != b[key]:
             return judged(False, f"{name} and {base} differ in {key}: {r[key]} and {b[key]}")
     more = r["seconds_per_step"] / b["seconds_per_step"] - 1
-    said = f"{r['seconds_per_step']:.3f} s/step against {b['seconds_per_step']:.3f}, {r['layers']} layers, {r['micro_rows']} at once, {r['gradients']} gradients"
+    said = f"{r['seconds_per_step']:.3f} s/step against {b['seconds_per_step']:.3f}, {r['layers']} layers, {r['micro_rows']} at once"
     again = f"; made again: {', '.join(r['recompute']) or 'nothing'} against {', '.join(b['recompute']) or 'nothing'}"
     return judged(more <= float(at_most), f"{name}: {100 * more:+.1f} %, at most {100 * float(at_most):.0f} % ({said}{again})")
 
@@ -95,17 +97,20 @@ def cost(name, base, at_most):
 def parts(name, apart, rest):
     r = read(name)
     step, table = r["seconds_per_step"], r["parts"]
+    possible = r["possible"]
     for part, seconds in sorted(table.items(), key=lambda row: -row[1]):
-        print(f"    {part:28}{seconds * 1e3:10.1f} ms{100 * seconds / step:7.1f} %")
-    total = sum(table.values())
+        beside = f"{possible[part] * 1e3:10.1f} ms possible{100 * possible[part] / seconds:7.1f} %" if part in possible else ""
+        print(f"    {part:28}{seconds * 1e3:10.1f} ms{100 * seconds / step:7.1f} %{beside}")
+    total, others = sum(table.values()), sum(table.get(part, 0) for part in REST)
     good = judged(abs(total / step - 1) <= float(apart), f"{name}: the parts are {total:.3f} s of a step's {step:.3f} s, {100 * (total / step - 1):+.1f} %")
-    return judged(table["the rest"] <= float(rest) * step, f"{name}: the rest is {100 * table['the rest'] / step:.1f} %, at most {100 * float(rest):.0f} %") and good
+    return judged(others <= float(rest) * step, f"{name}: the rest is {100 * others / step:.1f} %, at most {100 * float(rest):.0f} %") and good
 
 
 def waits(name, gaps):
     r = read(name)
-    good = judged(r["host_syncs_per_step"] == 0, f"{name}: {r['host_syncs_per_step']} host syncs a step")
-    return judged(r["gap_fraction"] <= float(gaps), f"{name}: idle for {100 * r['gap_fraction']:.2f} % of a step, at most {100 * float(gaps):.0f} %") and good
+    calls = ", ".join(f"{n:g} {call}" for call, n in r["host_waits"].items())
+    good = judged(r["host_waits_per_step"] == 0, f"{name}: the host waits {r['host_waits_per_step']:g} times a step" + (f": {calls}" if calls else ""))
+    return judged(r["gaps"] <= float(gaps), f"{name}: idle for {100 * r['gaps']:.2f} % of a step, at most {100 * float(gaps):.0f} %") and good
 
 
 def same(name, base):
