@@ -4,6 +4,7 @@
 #pragma once
 #include <cuda_bf16.h>
 
+#include <cassert>
 #include <cstring>
 
 #include "kernels/launch.h"
