@@ -19,7 +19,7 @@
 // Named, so that nvcc does not call what only Hopper uses unused when it compiles for others.
 namespace conclave::kernels::long_rows {
 
-constexpr int kThreads = 1024, N = 8, kMostSlots = 14, kLag = 4, kMostBlocks = 4;
+constexpr int kThreads = 1024, N = 8, kMostSlots = 14, kMostBlocks = 4;
 // Shorter rows do better with several blocks a multiprocessor.
 constexpr int64_t kShortest = 65536;
 constexpr int kSlotBytes = kThreads * N * static_cast<int>(sizeof(bf16));
@@ -114,6 +114,7 @@ static_assert(kThreads == 32 * 32);
 
 // This block's part of the rows, in shared memory. Every slot has a group of copies, also an empty
 // one.
+template <int kLag>
 struct RowPart {
   uint4* memory;  // [slots, kThreads]
   int begin, end, slots;
@@ -151,6 +152,8 @@ struct RowPart {
   }
 };
 
+// A template, as DEVICE_CHECK wants it.
+template <int kLag>
 __global__ void __launch_bounds__(kThreads, 1)
     kernel(double* losses, bf16* logits, const int64_t* labels, float seed, int slots, int blocks,
            const CrossEntropySizes s) {
@@ -159,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     __shared__ Parts parts[2];
     const int vocab = static_cast<int>(s.vocab), width = slots * kThreads * N,
               begin = static_cast<int>(rank_in_cluster()) * width;
-    const RowPart part{memory, begin, min(begin + width, vocab), slots};
+    const RowPart<kLag> part{memory, begin, min(begin + width, vocab), slots};
     const int64_t clusters = gridDim.x / blocks;
     // Null where the row is not scored or there is none.
     auto scored = [&](int64_t row) {
@@ -216,7 +219,7 @@ bool cross_entropy_long(double* losses, bf16* logits, const int64_t* labels, dou
   if (s.vocab < kShortest || s.vocab % N != 0 || !aligned16(0, logits) ||
       s.vocab > int64_t{kMostBlocks} * kMostSlots * kThreads * N)
     return false;
-  const void* const code = reinterpret_cast<const void*>(kernel);
+  const void* const code = reinterpret_cast<const void*>(kernel</*kLag=*/4>);
   if (!has_hopper_code(code)) return false;
   int blocks = s.vocab <= int64_t{2} * kMostSlots * kThreads * N ? 2 : 4;
   int slots = static_cast<int>(blocks_of(s.vocab, int64_t{blocks} * kThreads * N));

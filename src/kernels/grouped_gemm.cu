@@ -29,6 +29,7 @@ template <ptx::Major major>
 struct Product {
   static constexpr int kParts = 4;
   static constexpr bool kBias = major == ptx::Major::by_k, kWeightedBias = kBias;
+  static constexpr bool kNarrow = true;
   static constexpr auto kMajor = major;
 
   CONCLAVE_DEVICE static int first_row(const Params&, int n, int half) {
@@ -45,7 +46,7 @@ struct Product {
 // them: two stores, the activations in two parts, their store.
 struct Halves {
   static constexpr int kParts = 10;
-  static constexpr bool kBias = false, kWeightedBias = false;
+  static constexpr bool kBias = false, kWeightedBias = false, kNarrow = false;
   static constexpr auto kMajor = ptx::Major::by_k;
 
   CONCLAVE_DEVICE static int first_row(const Params& p, int n, int half) {
@@ -83,6 +84,7 @@ struct Halves {
 struct Interleaved {
   static constexpr int kParts = 14;
   static constexpr bool kBias = true, kWeightedBias = false;
+  static constexpr bool kNarrow = false;  // no registers for it
   static constexpr auto kMajor = ptx::Major::by_k;
 
   CONCLAVE_DEVICE static int first_row(const Params&, int n, int half) {

@@ -91,24 +91,26 @@ CONCLAVE_DEVICE void load_weights(const Params& p, int row, int rows, int lane, 
 //   kParts                       parts of its epilogue; depth ≥ kParts · 64
 //   kBias                        whether it takes a bias, and
 //   kWeightedBias                whether that is times the routing weight
+//   kNarrow                      whether a tile's last 128 columns may be left out
 //   kMajor                       how w lies: by_k [columns, depth], by_row [depth, columns]
 //   first_row(p, n, half)        of w's 128 rows that make columns 128 · half … of n tile n (by_k)
 //   finish<part>(tile, epilogue) part by part, in order
 
-// The k block of w for a tile; what lies past its ends is filled with zeros.
+// The k block of w for a tile, or the first half of its columns; what lies past w's ends is filled
+// with zeros.
 template <class Form>
 CONCLAVE_DEVICE void load_w(const Params& p, const Maps& maps, uint32_t to, uint32_t full, int k,
-                            const Tile& tile) {
-  if constexpr (Form::kMajor == ptx::Major::by_k) {
+                            const Tile& tile, int halves) {
+  for (int half = 0; half < halves; ++half) {
+    const uint32_t here = to + half * kBytesW / 2;
+    if constexpr (Form::kMajor == ptx::Major::by_k) {
+      ptx::tma_load(here, &maps.w, full, k * kDepth, Form::first_row(p, tile.n, half), tile.expert);
+    } else {
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      ptx::tma_load(to + half * kBytesW / 2, &maps.w, full, k * kDepth,
-                    Form::first_row(p, tile.n, half), tile.expert);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kColumns / 64; ++i)
-      ptx::tma_load(to + i * kBlock, &maps.w, full, tile.n * kColumns + i * 64, k * kDepth,
-                    tile.expert);
+      for (int i = 0; i < 2; ++i)
+        ptx::tma_load(here + i * kBlock, &maps.w, full, tile.n * kColumns + half * 128 + i * 64,
+                      k * kDepth, tile.expert);
+    }
   }
 }
 
@@ -146,14 +148,15 @@ CONCLAVE_DEVICE void load(const Params& p, const Maps& maps, Shared shared, Sche
         from[i] = p.x + static_cast<int64_t>(rows[i]) * p.depth * 2 + t % 8 * 16;
     }
     const Tile tile = next;
+    const int halves = Form::kNarrow && is_narrow(tile, p.columns) ? 1 : 2;
     more = next_tile(schedule, next);
     if (more && p.index) look_up();
     for (int k = 0; k < k_blocks; ++k, pipe.step()) {
       const uint32_t full = shared.full(pipe.stage);
       ptx::mbarrier_wait(shared.empty(pipe.stage), pipe.phase ^ 1);
       if (t == 0) {
-        ptx::mbarrier_expect(full, p.index ? kBytesW : kStage);
-        load_w<Form>(p, maps, shared.w(pipe.stage), full, k, tile);
+        ptx::mbarrier_expect(full, halves * kBytesW / 2 + (p.index ? 0 : kBytesX));
+        load_w<Form>(p, maps, shared.w(pipe.stage), full, k, tile, halves);
         if (!p.index)
           ptx::tma_load(shared.x(pipe.stage), &maps.x, full, k * kDepth,
                         tile.begin + tile.m * kRows, 0);
@@ -192,7 +195,7 @@ CONCLAVE_DEVICE void multiply(const Params& p, const Maps& maps, Shared shared, 
   Pipe pipe;
   int in_flight = 0, tiles = 0;
 
-  auto issue = [&](int k) {
+  auto issue = [&]<int kWidth>(int k) {
     ptx::mbarrier_wait(shared.full(pipe.stage), pipe.phase);
     if (p.index) ptx::fence_async_proxy();  // between cp.async's writes and wgmma's reads
     constexpr auto kX = ptx::Major::by_k, kW = Form::kMajor;
@@ -201,7 +204,7 @@ CONCLAVE_DEVICE void multiply(const Params& p, const Maps& maps, Shared shared, 
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kDepth / 16; ++i)
-      ptx::wgmma_n256<kX, kW>(d, x + i * ptx::kNextDepth<kX>, w + i * ptx::kNextDepth<kW>, k | i);
+      ptx::wgmma<kWidth, kX, kW>(d, x + i * ptx::kNextDepth<kX>, w + i * ptx::kNextDepth<kW>, k | i);
     ptx::wgmma_commit();
   };
   auto release = [&](int stage) {
@@ -215,17 +218,26 @@ CONCLAVE_DEVICE void multiply(const Params& p, const Maps& maps, Shared shared, 
     pipe.step();
   };
   using Parts = std::make_integer_sequence<int, Form::kParts>;
+  auto products = [&]<int kWidth>() {
+    [&]<int... part>(std::integer_sequence<int, part...>) {
+      ((issue.template operator()<kWidth>(part), Form::template finish<part>(before, epilogue),
+        retire(part)),
+       ...);
+    }
+    (Parts());
+    for (int k = Form::kParts; k < k_blocks; ++k)
+      issue.template operator()<kWidth>(k), retire(k);
+    ptx::wgmma_wait<0>();
+  };
 
   Tile tile;
   while (next_tile(schedule, tile)) {
     const int row = tile.begin + tile.m * kRows + wg * 64 + warp * 16;
     if (Form::kWeightedBias && p.bias) load_weights(p, row, tile.end - row, lane, bias0, bias8);
-    [&]<int... part>(std::integer_sequence<int, part...>) {
-      ((issue(part), Form::template finish<part>(before, epilogue), retire(part)), ...);
-    }
-    (Parts());
-    for (int k = Form::kParts; k < k_blocks; ++k) issue(k), retire(k);
-    ptx::wgmma_wait<0>();
+    if (Form::kNarrow && is_narrow(tile, p.columns))
+      products.template operator()<kColumns / 2>();
+    else
+      products.template operator()<kColumns>();
     if (Form::kBias && p.bias) {
       const uint32_t mine = shared.bias(tiles & 1) + lane % 4 * kBiasLane;
 #pragma unroll

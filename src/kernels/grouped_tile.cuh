@@ -37,6 +37,11 @@ struct Tile {
   int m, n;                // which of the expert's tiles
 };
 
+// Whether a matrix of so many columns fills at most the tile's first 128: half the products do.
+CONCLAVE_DEVICE bool is_narrow(const Tile& tile, int columns) {
+  return columns - tile.n * kColumns <= kColumns / 2;
+}
+
 // Tiles of all experts in one order, dealt round robin to the blocks. Inside an expert: bands of n
 // tiles, n fastest.
 struct Schedule {

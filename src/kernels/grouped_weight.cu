@@ -65,7 +65,7 @@ CONCLAVE_DEVICE void load(const WeightParams& p, const WeightMaps& maps, Shared 
   Tile tile;
   while (next_tile(schedule, tile, p)) {
     const int m = tile.m * kRows, n = tile.n * kColumns;
-    const int k_blocks = k_blocks_of(tile);
+    const int k_blocks = k_blocks_of(tile), x_blocks = is_narrow(tile, p.in) ? 2 : 4;
     for (int k = 0, row = tile.begin; k < k_blocks; ++k, row += kDepth, pipe.step()) {
       const uint32_t dy = shared.x(pipe.stage), x = shared.w(pipe.stage),
                      full = shared.full(pipe.stage);
@@ -78,12 +78,11 @@ CONCLAVE_DEVICE void load(const WeightParams& p, const WeightMaps& maps, Shared 
         ptx::fence_async_proxy();
         __syncwarp();
       } else if (t == 0) {
-        ptx::mbarrier_expect(full, kStage);
+        ptx::mbarrier_expect(full, kBytesX + x_blocks * kBlock);
 #pragma unroll
         for (int i = 0; i < kRows / 64; ++i)
           ptx::tma_load(dy + i * kBlock, &maps.dy, full, m + i * 64, row, 0);
-#pragma unroll
-        for (int i = 0; i < kColumns / 64; ++i)
+        for (int i = 0; i < x_blocks; ++i)
           ptx::tma_load(x + i * kBlock, &maps.x, full, n + i * 64, row, 0);
         continue;
       }
@@ -148,15 +147,15 @@ CONCLAVE_DEVICE void multiply(const WeightParams& p, const WeightMaps& maps, Sha
   Pipe pipe;
   int in_flight = 0;
 
-  auto issue = [&](int k) {
+  auto issue = [&]<int kWidth>(int k) {
     ptx::mbarrier_wait(shared.full(pipe.stage), pipe.phase);
     const uint64_t dy = ptx::wgmma_descriptor<kMajor>(shared.x(pipe.stage) + wg * kBlock);
     const uint64_t x = ptx::wgmma_descriptor<kMajor>(shared.w(pipe.stage));
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kDepth / 16; ++i)
-      ptx::wgmma_n256<kMajor, kMajor>(d, dy + i * ptx::kNextDepth<kMajor>,
-                                      x + i * ptx::kNextDepth<kMajor>, k | i);
+      ptx::wgmma<kWidth, kMajor, kMajor>(d, dy + i * ptx::kNextDepth<kMajor>,
+                                         x + i * ptx::kNextDepth<kMajor>, k | i);
     ptx::wgmma_commit();
   };
   auto release = [&](int stage) {
@@ -169,20 +168,26 @@ CONCLAVE_DEVICE void multiply(const WeightParams& p, const WeightMaps& maps, Sha
     pipe.step();
   };
   using Parts = std::make_integer_sequence<int, kParts>;
+  auto products = [&]<int kWidth>(int k_blocks) {
+    int k = 0;
+    if constexpr (!fp32) {
+      [&]<int... part>(std::integer_sequence<int, part...>) {
+        ((issue.template operator()<kWidth>(part), adder.add_pairs<part>(before), retire(part)),
+         ...);
+      }
+      (Parts());
+      k = kParts;
+    }
+    for (; k < k_blocks; ++k) issue.template operator()<kWidth>(k), retire(k);
+    ptx::wgmma_wait<0>();
+  };
 
   Tile tile;
   while (next_tile(schedule, tile, p)) {
-    const int k_blocks = k_blocks_of(tile);
-    if constexpr (fp32) {
-      for (int k = 0; k < k_blocks; ++k) issue(k), retire(k);
-    } else {
-      [&]<int... part>(std::integer_sequence<int, part...>) {
-        ((issue(part), adder.add_pairs<part>(before), retire(part)), ...);
-      }
-      (Parts());
-      for (int k = kParts; k < k_blocks; ++k) issue(k), retire(k);
-    }
-    ptx::wgmma_wait<0>();
+    if (is_narrow(tile, p.in))
+      products.template operator()<kColumns / 2>(k_blocks_of(tile));
+    else
+      products.template operator()<kColumns>(k_blocks_of(tile));
     release(in_flight);
     before.expert = tile.expert;
     before.row = tile.m * kRows + wg * 64 + warp * 16;

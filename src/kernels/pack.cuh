@@ -4,7 +4,6 @@
 #pragma once
 #include <cuda_bf16.h>
 
-#include <cassert>
 #include <cstring>
 
 #include "kernels/launch.h"

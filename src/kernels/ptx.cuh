@@ -157,7 +157,7 @@ CONCLAVE_DEVICE float reciprocal(float x) {
   return r;
 }
 
-// --- wgmma (9.7.15): D [64, 256] (+)= A [64, 16] · B [256, 16]ᵀ. A lane holds d[4 j + {0, 1}] =
+// --- wgmma (9.7.15): D [64, 256] (+)= A [64, 16] · B [256, 16]ᵀ, or 128 columns of it. A lane holds d[4 j + {0, 1}] =
 // row lane / 4, columns 8 j + 2 (lane mod 4) + {0, 1}, and d[4 j + {2, 3}] 8 rows below.
 //
 // How an operand lies in shared memory: rows of 128 bytes in the 128-byte swizzle, which hold 64 of
@@ -187,23 +187,37 @@ CONCLAVE_DEVICE void wgmma_wait() {
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define CONCLAVE_32(i) CONCLAVE_8(i), CONCLAVE_8(i + 8), CONCLAVE_8(i + 16), CONCLAVE_8(i + 24)
-template <Major a_major, Major b_major>
-CONCLAVE_DEVICE void wgmma_n256(float (&d)[128], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
-      "%127}, %128, %129, p, 1, 1, %131, %132;\n}"
-      : CONCLAVE_32(0), CONCLAVE_32(32), CONCLAVE_32(64), CONCLAVE_32(96)
-      : "l"(a), "l"(b), "r"(accumulate), "n"(a_major == Major::by_row ? 1 : 0),
-        "n"(b_major == Major::by_row ? 1 : 0));
+// D's first kColumns columns, B [kColumns, 16].
+template <int kColumns, Major a_major, Major b_major>
+CONCLAVE_DEVICE void wgmma(float (&d)[128], uint64_t a, uint64_t b, int accumulate) {
+  constexpr int kTransA = a_major == Major::by_row, kTransB = b_major == Major::by_row;
+  static_assert(kColumns == 128 || kColumns == 256);
+  if constexpr (kColumns == 256)
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, "
+        "%111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, "
+        "%125, %126, %127}, %128, %129, p, 1, 1, %131, %132;\n}"
+        : CONCLAVE_32(0), CONCLAVE_32(32), CONCLAVE_32(64), CONCLAVE_32(96)
+        : "l"(a), "l"(b), "r"(accumulate), "n"(kTransA), "n"(kTransB));
+  else
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+        "%64, %65, p, 1, 1, %67, %68;\n}"
+        : CONCLAVE_32(0), CONCLAVE_32(32)
+        : "l"(a), "l"(b), "r"(accumulate), "n"(kTransA), "n"(kTransB));
 }
 #undef CONCLAVE_8
 #undef CONCLAVE_32
