@@ -16,7 +16,8 @@ void fill_shard(const at::Tensor& shard, const Shard& s, uint64_t seed, double s
       if (piece.at.begin < w->at().begin || piece.at.end > w->at().end) continue;
       at::Tensor to = shard.narrow(0, part.begin - s.range.begin, part.size());
       if (w->init() == nn::Init::normal)
-        ops::fill_normal_(to, seed, hash_name(piece.name), part.begin - piece.at.begin, stddev);
+        ops::fill_normal_(to, seed, hash_name(piece.name),
+                          piece.first + part.begin - piece.at.begin, stddev);
       else
         to.fill_(w->init() == nn::Init::ones ? 1 : 0);
     }

@@ -62,10 +62,12 @@ class MicroBatch {
   LayerRun& layer_of(Segment s) { return layers_[static_cast<size_t>(s.layer)]; }
   MtpRun& mtp_of(Segment s) { return *mtp_[static_cast<size_t>(s.layer) - decoder_.layers.size()]; }
   // Of a module that no document of this micro-batch is long enough for. Its weights are gathered
-  // nonetheless: another rank may need them.
+  // nonetheless: another rank may need them. Among several expert ranks it runs, with no token: its
+  // experts may get those of others.
   bool is_empty(Segment s) const {
     const auto layer = static_cast<size_t>(s.layer), layers = decoder_.layers.size();
-    return s.layer >= 0 && layer >= layers && mtp_[layer - layers]->batch().ids.numel() == 0;
+    return dispatcher_.ranks() == 1 && s.layer >= 0 && layer >= layers &&
+           mtp_[layer - layers]->batch().ids.numel() == 0;
   }
   void add_layer(int index, const nn::Rows& rows, const nn::Tape& fresh);
   nn::Tape* tape_of(Segment s);
