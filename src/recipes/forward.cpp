@@ -93,7 +93,8 @@ std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const paral
            std::get<0>(at::sort(inference.expert_ids(static_cast<int>(i)), 1)).contiguous()});
   train::Evaluation e;
   if (o.grads) {
-    const auto g = train::accumulate(*m.decoder, *m.units, *m.dispatcher, {batch}, {}, o.mtp_weight);
+    const auto g =
+        train::accumulate(*m.decoder, *m.units, *m.dispatcher, {batch}, {}, o.mtp_weight);
     e = {g.loss_sum, g.scored};
     if (o.mtp_weight != 0)
       out.push_back({"mtp_loss", g.mtp_loss_sum.div(g.mtp_scored).view({}).to(wide)});
@@ -103,8 +104,7 @@ std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const paral
   } else {
     e = train::evaluate(*m.decoder, *m.units, *m.dispatcher, batch);
   }
-  out.push_back(
-      {"loss", e.loss_sum.div(static_cast<double>(e.scored)).view({}).to(wide)});
+  out.push_back({"loss", e.loss_sum.div(static_cast<double>(e.scored)).view({}).to(wide)});
   return out;
 }
 

@@ -17,6 +17,7 @@
 #include "base/text.h"
 #include "base/timer.h"
 #include "checkpoint/writer.h"
+#include "train/captured_step.h"
 #include "train/metrics.h"
 #include "train/step.h"
 
@@ -30,7 +31,14 @@ class Loop {
         parts_(parts),
         state_(state),
         metrics_(parts.folder.path().string(), state.step),
-        saved_step_(state.step) {}
+        options_{.clip_norm = config.clip_norm,
+                 .recompute = config.recompute,
+                 .bias_rate = config.bias_rate,
+                 .mtp_weight = config.mtp_weight},
+        saved_step_(state.step) {
+    if (config.cuda_graph)
+      captured_.emplace(parts.decoder, parts.units, parts.dispatcher, parts.optimizer, options_);
+  }
 
   LoopResult run() {
     while (state_.step + in_flight() < config_.steps && !stop_requested()) {
@@ -72,14 +80,10 @@ class Loop {
       batches.push_back(make_batch(parts_.train.batch(parts_.sampler.rows(first + done, count))));
     }
     if (!launched_) step_timer_.restart();
-    const double lr = config_.lr(state_.step + in_flight() + 1);
-    return {lr, step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer,
-                     std::move(batches),
-                     {.lr = lr,
-                      .clip_norm = config_.clip_norm,
-                      .recompute = config_.recompute,
-                      .bias_rate = config_.bias_rate,
-                      .mtp_weight = config_.mtp_weight})};
+    options_.lr = config_.lr(state_.step + in_flight() + 1);
+    if (captured_) return {options_.lr, captured_->run(std::move(batches), options_.lr)};
+    return {options_.lr, step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer,
+                              std::move(batches), options_)};
   }
 
   void finish_launched(bool validating) {
@@ -176,6 +180,8 @@ class Loop {
   StatusLine status_;
   LoopResult result_;
   nlohmann::json line_;
+  StepOptions options_;
+  std::optional<CapturedStep> captured_;
   std::optional<Launched> launched_;
   Timer timer_, step_timer_;
   double rate_ = 0;

@@ -23,8 +23,8 @@ namespace {
 // Σ over ranks of a few numbers, in fp64 (counts are exact far beyond any batch).
 std::vector<double> sum_over_ranks(parallel::Units& units, std::vector<double> numbers) {
   if (units.comm().size() == 1) return numbers;
-  at::Tensor t = parallel::to_device(
-      at::tensor(numbers, at::TensorOptions().dtype(at::kDouble)), units.device());
+  at::Tensor t = parallel::to_device(at::tensor(numbers, at::TensorOptions().dtype(at::kDouble)),
+                                     units.device());
   units.comm().all_reduce(t);
   t = t.cpu();
   std::copy_n(t.const_data_ptr<double>(), numbers.size(), numbers.begin());

@@ -19,6 +19,7 @@ using parallel::testing::fill_correction_biases;
 using parallel::testing::kExperts;
 using parallel::testing::largest;
 using parallel::testing::make_routed;
+using parallel::testing::number;
 using parallel::testing::packed_rows;
 using parallel::testing::RoutedModel;
 using parallel::testing::router_options;
