@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "recipes/deterministic.h"
 #include "recipes/device.h"
+#include "recipes/dry_run.h"
 #include "recipes/measure.h"
 
 namespace conclave::recipes {
