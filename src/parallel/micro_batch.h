@@ -36,11 +36,15 @@ class MicroBatch {
   void forward();
   void backward();
 
-  double loss_sum() const { return head_.loss_sum(); }  // Σ over scored positions, nats
-  int64_t scored() const { return head_.scored(); }
-  double mtp_loss_sum() const;  // the same over the modules of multi-token prediction
-  int64_t mtp_scored() const;
-  double aux() const;  // this micro-batch's part of the routers' losses
+  // Of a finished forward, on the units' device; undefined where there is none: without labels,
+  // without modules of multi-token prediction, without such losses.
+  at::Tensor loss_sum() const {
+    return head_.loss_sum();
+  }                                 // [1] fp64: Σ over scored positions, nats
+  at::Tensor scored() const;        // [1] int64: how many
+  at::Tensor mtp_loss_sum() const;  // the same over the modules of multi-token prediction
+  at::Tensor mtp_scored() const;
+  at::Tensor aux() const;  // [] fp64: this micro-batch's part of the routers' losses
   // [tokens, hidden], and fewer tokens in a module: after the last forward segment; without labels
   // the head leaves the normed states here.
   at::Tensor hidden() const { return hidden_; }

@@ -6,6 +6,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <vector>
 
 #include "comm/groups.h"
@@ -19,7 +20,8 @@ struct Shard {
   comm::Comm *over = nullptr, *replicas = nullptr;  // ranks that share it, that hold the same range
   comm::Interval range;  // of the unit's padded flat buffer; all of it of an untrained unit
   at::Tensor weights;    // [range], the unit's dtype
-  at::Tensor grad;       // [range], fp32 or fp64; undefined without training, or of buffers
+  at::Tensor grad;       // [range], UnitsOptions::grad_dtype; undefined without training, or of
+                         // buffers
   std::vector<int64_t>
       decay_ranges;  // [begin, end) pairs relative to range, ascending: where weight decay applies
 };
@@ -27,6 +29,9 @@ struct Shard {
 struct UnitsOptions {
   bool training = true;            // allocate gradients
   bool release_after_use = false;  // gather into a fresh buffer, free it after each use
+  at::Device device = at::kCPU;    // of weights and gradients
+  // Of gradients; undefined: fp32, or fp64 beside fp64. bf16 only beside bf16, on CUDA.
+  at::ScalarType grad_dtype = at::ScalarType::Undefined;
   Reduction reduction = Reduction::reduce_scatter;
 };
 
@@ -41,6 +46,7 @@ class Units {
   const nn::Decoder& decoder() const { return decoder_; }
   std::vector<Shard>& shards() { return shards_; }
   comm::Comm& comm() { return world_; }  // of all ranks
+  at::Device device() const { return options_.device; }
 
   // Collective where there are several ranks: every rank calls them for the same units in the same
   // order.
@@ -49,8 +55,8 @@ class Units {
   void weights_changed();  // after an optimizer step or a load: what is gathered is gathered again
   void zero_grads();
   void reduce_grads();  // Σ over ranks into each shard's grad
-  // √Σ g² over all ranks and units after reduce_grads, each element once.
-  double gradient_norm() const;
+  // [1] fp64 on the device: Σ g² over all ranks and units after reduce_grads, each element once.
+  at::Tensor squared_gradient_norm() const;
 
  private:
   struct Cut {
@@ -68,9 +74,9 @@ class Units {
 
 // Fills every weight: norms with ones, biases and buffers with zeros, the others with normal(0,
 // stddev) that depends only on (seed, checkpoint name, index), so any layout of ranks starts from
-// the same bits. `master` of each shard gets the fp32 values before rounding when the unit is bf16
-// (one tensor a shard, undefined otherwise).
-void initialise(Units& units, uint64_t seed, double stddev,
-                std::vector<at::Tensor>* master = nullptr);
+// the same bits (on CUDA up to what ops/random.h says). `master(shard, values)` gets the fp32
+// values [range] before rounding of each trained bf16 shard, one at a time.
+using TakeMaster = std::function<void(size_t shard, const at::Tensor& values)>;
+void initialise(Units& units, uint64_t seed, double stddev, const TakeMaster& master = {});
 
 }  // namespace conclave::parallel

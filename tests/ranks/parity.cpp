@@ -155,7 +155,8 @@ train::StepResult Rank::step(const Run& run) {
                       .clip_norm = 0.5,
                       .recompute = run.policy.recompute ? kClasses : std::set<std::string>{},
                       .bias_rate = 1e-3,
-                      .mtp_weight = run.family->mtp_weight});
+                      .mtp_weight = run.family->mtp_weight})
+      .wait();
 }
 
 std::string Policy::text() const {
