@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/timer.h"
 #include "optim/adamw.h"
+#include "recipes/device.h"
 #include "recipes/model_io.h"
 #include "train/state.h"
 #include "train/step.h"
@@ -73,15 +74,11 @@ at::ScalarType out_dtype(at::ScalarType dtype) {
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-at::Tensor mean_loss(double sum, int64_t count, at::ScalarType dtype) {
-  return at::full({}, sum / static_cast<double>(count), at::kDouble).to(dtype);
-}
-
 std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const parallel::Batch& batch,
                                   int64_t rows, int64_t seq) {
   const at::ScalarType wide = out_dtype(m.decoder->embedding_unit->dtype());
   std::vector<NamedTensor> out;
-  parallel::Batch unlabelled = batch;
+  parallel::Batch unlabelled = parallel::to_device(batch, m.units->device());
   unlabelled.labels = at::Tensor();
   parallel::MicroBatch inference(*m.decoder, *m.units, *m.dispatcher, unlabelled,
                                  {.training = false});
@@ -94,21 +91,20 @@ std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const paral
       out.push_back(
           {"experts." + std::to_string(i),
            std::get<0>(at::sort(inference.expert_ids(static_cast<int>(i)), 1)).contiguous()});
-  double loss_sum = 0;
-  int64_t scored = 0;
+  train::Evaluation e;
   if (o.grads) {
-    auto g = train::accumulate(*m.decoder, *m.units, *m.dispatcher, {batch}, {}, o.mtp_weight);
-    loss_sum = g.loss_sum, scored = g.scored;
+    const auto g =
+        train::accumulate(*m.decoder, *m.units, *m.dispatcher, {batch}, {}, o.mtp_weight);
+    e = {g.loss_sum, g.scored};
     if (o.mtp_weight != 0)
-      out.push_back({"mtp_loss", mean_loss(g.mtp_loss_sum, g.mtp_scored, wide)});
+      out.push_back({"mtp_loss", g.mtp_loss_sum.div(g.mtp_scored).view({}).to(wide)});
     for (auto& t :
          train::named_tensors(*m.units, [&](size_t i) { return m.units->shards()[i].grad; }))
       out.push_back({t.name, t.data});
   } else {
-    auto g = train::evaluate(*m.decoder, *m.units, *m.dispatcher, batch);
-    loss_sum = g.loss_sum, scored = g.scored;
+    e = train::evaluate(*m.decoder, *m.units, *m.dispatcher, batch);
   }
-  out.push_back({"loss", mean_loss(loss_sum, scored, wide)});
+  out.push_back({"loss", e.loss_sum.div(static_cast<double>(e.scored)).view({}).to(wide)});
   return out;
 }
 
@@ -120,7 +116,8 @@ std::vector<NamedTensor> optimizer_steps(const ForwardOptions& o, Model& m, cons
   for (int64_t i = 0; i < o.steps; ++i) {
     const parallel::Batch batch = make_batch(in.ids[i], in.labels[i]);
     Timer timer;
-    const auto r = train::step(*m.decoder, *m.units, *m.dispatcher, adamw, {batch}, {.lr = 1e-3});
+    const auto r =
+        train::step(*m.decoder, *m.units, *m.dispatcher, adamw, {batch}, {.lr = 1e-3}).wait();
     seconds[i] = timer.seconds();
     if (r.skipped)
       throw RunError("step " + std::to_string(i) + ": the loss or a gradient is not finite");
@@ -141,8 +138,14 @@ void forward(const ForwardOptions& o) {
   if (o.timings && o.steps <= 0) throw ConfigError("--timings: needs --steps");
   if (o.mtp_weight != 0 && !o.grads) throw ConfigError("--mtp-weight: needs --grads");
   const Inputs in = read_inputs(o);
-  Model m = load_model(o.model, parse_dtype(o.dtype, "--dtype"), o.grads || o.steps > 0, {0, 0, 0},
-                       /*mtp=*/o.mtp_weight != 0);
+  const at::ScalarType dtype = parse_dtype(o.dtype, "--dtype");
+  const at::Device device = choose_device(o.device, "--device");
+  check_dtype_on(device, dtype, "--dtype");
+  Model m = load_model(o.model, {.dtype = dtype,
+                                 .device = device,
+                                 .training = o.grads || o.steps > 0,
+                                 .coefs = {0, 0, 0},
+                                 .mtp = o.mtp_weight != 0});
   if (o.mtp_weight != 0 && m.decoder->mtp.empty())
     throw ConfigError("--mtp-weight: " + o.model + " has no modules of multi-token prediction");
   check_range(o, "input_ids", in.ids, m.decoder->vocab, false);
@@ -154,6 +157,7 @@ void forward(const ForwardOptions& o) {
                    std::to_string(m.decoder->max_positions));
   auto out = o.steps > 0 ? optimizer_steps(o, m, in)
                          : one_pass(o, m, make_batch(in.ids[0], in.labels[0]), rows, seq);
+  for (NamedTensor& tensor : out) tensor.data = tensor.data.cpu();
   checkpoint::write_safetensors_atomic(o.out, out);
 }
 

@@ -14,6 +14,7 @@
 #include "data/bigram.h"
 #include "data/tokenized_text.h"
 #include "optim/adamw.h"
+#include "recipes/device.h"
 #include "recipes/dry_run.h"
 #include "recipes/model_io.h"
 #include "recipes/pretrain_config.h"
@@ -41,9 +42,12 @@ Data read_data(const PretrainConfig& c, const ConfigSource& source,
         format("vocab_size is %lld, the tokenizer has %lld tokens; expected at least as many",
                static_cast<long long>(vocab), static_cast<long long>(tokenizer.vocab_size())));
   auto corpus = data::tokenize_corpus(c.data.text, tokenizer, c.data.eos, c.data.cache);
-  data::PackedDataset train(corpus.train, c.data.seq_len, corpus.eos,
-                            static_cast<uint64_t>(c.seed));
-  data::PackedDataset validation(corpus.validation, c.data.seq_len, corpus.eos, std::nullopt);
+  const auto documents =
+      c.data.documents == "joined" ? data::Documents::joined : data::Documents::separate;
+  data::PackedDataset train(corpus.train, c.data.seq_len, corpus.eos, static_cast<uint64_t>(c.seed),
+                            documents);
+  data::PackedDataset validation(corpus.validation, c.data.seq_len, corpus.eos, std::nullopt,
+                                 documents);
   log_info(format(
       "training on %s tokens (%s, %lld documents), validating on %s tokens (%s, %lld documents)",
       human_count(static_cast<double>(corpus.train->tokens())).c_str(),
@@ -60,9 +64,11 @@ Data read_data(const PretrainConfig& c, const ConfigSource& source,
 // Says whether sample ids still mean the same rows.
 uint64_t fingerprint(const PretrainConfig& c, const Data& d) {
   const auto& ids = d.corpus.train->ids;
-  const std::string key = format(
-      "%lld %lld %016llx", static_cast<long long>(c.data.seq_len), static_cast<long long>(c.seed),
-      static_cast<unsigned long long>(xxh3(std::as_bytes(std::span(ids)))));
+  const std::string key =
+      format("%lld %lld %016llx", static_cast<long long>(c.data.seq_len),
+             static_cast<long long>(c.seed),
+             static_cast<unsigned long long>(xxh3(std::as_bytes(std::span(ids))))) +
+      (c.data.documents == "joined" ? " joined" : "");
   return xxh3(std::as_bytes(std::span(key)));
 }
 
@@ -169,15 +175,22 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   return_large_blocks();
   const at::ScalarType dtype = parse_dtype(c.dtype, "dtype");
   const ModelChoice choice = choose_model(c, source);
+  ModelOptions options{.dtype = dtype,
+                       .training = true,
+                       .coefs = router_coefs(c.model),
+                       .places = choice.places,
+                       .mtp = choice.mtp_weight != 0};
   if (c.model.bias_update_rate)
-    check_bias_update(source, describe_model(choice.config, choice.from, dtype,
-                                             router_coefs(c.model), choice.places));
+    check_bias_update(source, describe_model(choice.config, choice.from, options));
   if (dry_run) return print_dry_run(c, choice, config_path);
 
   install_stop_handlers();
+  options.device = choose_device(c.device, source.location("device"));
+  check_dtype_on(options.device, dtype, source.location("dtype"));
+  if (c.cuda_graph && !options.device.is_cuda())
+    throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
   const std::string resume = resume_from(c, source);
-  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true, router_coefs(c.model),
-                       choice.places, choice.mtp_weight != 0);
+  Model m = make_model(choice.config, choice.from, options);
   Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
   nlohmann::json config_to_save = saved_config(m.config, *m.decoder, dtype);
@@ -188,10 +201,10 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
     check_same_model(config_to_save, resume);
     state = train::restore(resume, *m.units, optimizer);
     if (state.data != fingerprint(c, d))
-      throw ConfigError(
-          resume +
-          ": was trained on other rows (text, tokenizer, data.seq_len or seed differ); set them "
-          "back, or start a new run from its weights with model.from");
+      throw ConfigError(resume +
+                        ": was trained on other rows (text, tokenizer, data.seq_len, "
+                        "data.documents or seed differ); set them "
+                        "back, or start a new run from its weights with model.from");
     log_info("resuming from " + resume + ", step " + std::to_string(state.step));
   } else if (c.model.from) {
     fill_from_folder(*c.model.from, m, optimizer);
@@ -219,6 +232,7 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
                          .bias_rate = c.model.bias_update_rate.value_or(0.001),
                          .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
+  loop.cuda_graph = c.cuda_graph;
   loop.validate_every = c.validation.every;
   loop.checkpoint_every = c.checkpoint.every;
   loop.lr = [&](int64_t step) {

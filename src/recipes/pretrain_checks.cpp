@@ -55,6 +55,10 @@ void check_pretrain(const PretrainConfig& c, const ConfigSource& source) {
           "memory.recompute",
           "`" + name + "` cannot be made again; expected some of " + join(kRecomputable, ", "));
   check_schedule(c, source);
+  if (c.cuda_graph && (c.dtype != "bf16" || c.data.documents != "joined"))
+    throw source.error("cuda_graph",
+                       "needs dtype bf16, whose products wait for nothing, and data.documents "
+                       "joined, which makes all steps alike; set both, or leave it out");
 }
 
 void check_bias_update(const ConfigSource& source, const nn::Decoder& decoder) {
@@ -78,8 +82,9 @@ namespace {
 // saves.
 double choose_mtp_weight(const PretrainConfig& c, const ConfigSource& source,
                          const ModelChoice& choice) {
-  const nn::Decoder decoder = describe_model(choice.config, choice.from, at::kFloat,
-                                             router_coefs(c.model), choice.places, /*mtp=*/true);
+  const nn::Decoder decoder =
+      describe_model(choice.config, choice.from,
+                     {.coefs = router_coefs(c.model), .places = choice.places, .mtp = true});
   const bool asked = source.is_set("model.mtp_weight");
   if (decoder.mtp.empty()) {
     if (!asked) return 0;

@@ -43,6 +43,7 @@ struct DataSection {
   std::string tokenizer;
   std::string eos = "<|endoftext|>";
   int64_t seq_len = 256;
+  std::string documents = "separate";
   std::string cache = ".cache/tokens";
   void fields(auto& f) {
     f("text", text, "what is read");
@@ -50,6 +51,10 @@ struct DataSection {
       "folder with tokenizer.json (conclave train-tokenizer makes one); model.from has its own");
     f("eos", eos, "the token that closes a document");
     f("seq_len", seq_len, "tokens in a packed row", at_least(2));
+    f("documents", documents,
+      "separate: attention stays within a document; joined: a row is one, whatever documents it "
+      "holds",
+      one_of({"separate", "joined"}));
     f("cache", cache, "folder for tokenized text");
   }
 };
@@ -97,6 +102,8 @@ struct PretrainConfig {
   std::string resume = "auto";
   int64_t seed = 1;
   int64_t threads = 0;
+  std::string device = "auto";
+  bool deterministic = false, cuda_graph = false;
   std::string dtype = "fp32";
   int64_t steps = 1000;
   double clip_norm = 1;
@@ -116,6 +123,12 @@ struct PretrainConfig {
     f("seed", seed, "of weights and of the order of rows", not_negative);
     f("threads", threads, "CPU threads; 0: all cores. The results do not depend on it",
       not_negative);
+    f("device", device, "auto: a GPU where there is one", one_of({"auto", "cpu", "cuda"}));
+    f("deterministic", deterministic,
+      "on a GPU too the same bits from the same run; attention's backward is slower");
+    f("cuda_graph", cuda_graph,
+      "on a GPU a step is launched as a whole, with the same bits; needs dtype bf16 and "
+      "data.documents joined");
     f("dtype", dtype, "of weights and activations; bf16 keeps an exact fp32 master",
       one_of({"fp32", "bf16", "fp64"}));
     f("steps", steps, "optimizer steps", at_least(1));

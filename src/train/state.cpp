@@ -21,7 +21,7 @@ void each_piece(parallel::Units& units, const OfShard& of, const F& f) {
     for (auto [index, part] : s.unit->layout().pieces_in(s.range)) {
       const auto& piece = s.unit->layout().pieces[static_cast<size_t>(index)];
       f(piece, flat.narrow(0, part.begin - s.range.begin, part.size()),
-        part.begin - piece.at.begin);
+        piece.first + part.begin - piece.at.begin);
     }
   }
 }
@@ -29,11 +29,12 @@ void each_piece(parallel::Units& units, const OfShard& of, const F& f) {
 // The names of all weights of the decoder, in every form that files may hold them in.
 void add_all_names(const parallel::Units& units, std::vector<std::string>& names) {
   using checkpoint::Form;
+  const auto add = [&](const std::string& tensor) {
+    for (Form form : {Form::plain, Form::fp8, Form::mxfp4})
+      for (std::string& name : checkpoint::names_of(tensor, form)) names.push_back(std::move(name));
+  };
   for (const auto& unit : units.decoder().units)
-    for (const comm::Piece& piece : unit->layout().pieces)
-      for (Form form : {Form::plain, Form::fp8, Form::mxfp4})
-        for (std::string& name : checkpoint::names_of(piece.name, form))
-          names.push_back(std::move(name));
+    for (const comm::StoredTensor& tensor : unit->layout().tensors) add(tensor.name);
 }
 
 // The numbers of a TrainState by name; the same list reads and writes.

@@ -12,6 +12,7 @@
 namespace conclave::parallel {
 namespace {
 
+using testing::number;
 using testing::Tiny;
 
 RunOptions options(std::set<std::string> recompute = {}, bool defer = false) {
@@ -225,8 +226,9 @@ double total_loss(Tiny& tiny, Batch b) {
   MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, std::move(b), run);
   micro.forward();
   const auto modules = static_cast<double>(std::max<size_t>(tiny.decoder.mtp.size(), 1));
-  return (micro.loss_sum() + run.mtp_weight / modules * micro.mtp_loss_sum()) * run.loss_seed +
-         micro.aux();
+  return (number(micro.loss_sum()) + run.mtp_weight / modules * number(micro.mtp_loss_sum())) *
+             run.loss_seed +
+         number(micro.aux());
 }
 
 void expect_finite_differences(const nlohmann::json& config) {
@@ -234,7 +236,7 @@ void expect_finite_differences(const nlohmann::json& config) {
   MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 4), options());
   micro.forward();
   micro.backward();
-  EXPECT_GT(micro.aux(), 0);
+  EXPECT_GT(number(micro.aux()), 0);
   std::map<std::string, at::Tensor> gradients;  // a forward with labels adds to the head's
   for (const auto& unit : tiny.decoder.units)
     for (const auto& w : unit->weights())
@@ -293,15 +295,15 @@ TEST_P(MicroBatches, APackedRowIsItsDocumentsAlone) {
                      seeded(testing::make_batch({{{r, d}}})), options());
       one.forward();
       one.backward();
-      loss += one.loss_sum();
-      scored += one.scored();
-      mtp_loss += one.mtp_loss_sum();
-      mtp_scored += one.mtp_scored();
+      loss += number(one.loss_sum());
+      scored += number(one.scored());
+      mtp_loss += number(one.mtp_loss_sum());
+      mtp_scored += number(one.mtp_scored());
     }
-  EXPECT_NEAR(packed.loss_sum(), loss, 1e-12 * loss);
-  EXPECT_EQ(packed.scored(), scored);
-  EXPECT_NEAR(packed.mtp_loss_sum(), mtp_loss, 1e-12 * mtp_loss);
-  EXPECT_EQ(packed.mtp_scored(), mtp_scored);
+  EXPECT_NEAR(number(packed.loss_sum()), loss, 1e-12 * loss);
+  EXPECT_EQ(number(packed.scored()), scored);
+  EXPECT_NEAR(number(packed.mtp_loss_sum()), mtp_loss, 1e-12 * mtp_loss);
+  EXPECT_EQ(number(packed.mtp_scored()), mtp_scored);
   expect_close(together.gradients(), alone.gradients(), 1e-12);
 }
 
