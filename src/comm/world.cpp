@@ -6,8 +6,8 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -56,6 +56,7 @@ struct World::State {
   std::unique_ptr<Watch> watch;
   std::vector<std::string> host_of, device_of;  // by rank; on rank 0
   bool one_host = false;
+  at::Device device = at::kCPU;
   int64_t questions = 0, groups = 0;  // so far: they keep keys apart
 
   std::string who(int rank) const {
@@ -122,27 +123,29 @@ void World::meet() {
   s.store = connect(place.serves_store);
   s.watch = std::make_unique<Watch>(place, connect(false), s.log);
   const std::string program = program_lines();
-  std::string device = "the CPU";
-#ifdef CONCLAVE_CUDA
-  if (options.device.is_cuda()) {
-    s.options.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(choose_gpu(
-                                                 place.rank, place.local_rank, place.local_world)));
-    device = "GPU " + std::to_string(s.options.device.index());
-  }
-#else
-  if (options.device.is_cuda())
-    throw ConfigError("this program is built without CUDA; expected device: cpu");
-#endif
-  const nlohmann::json hello{{"host", host_name()}, {"device", device}};
-  for (const std::string& text : s.gather("start", hello.dump())) {
-    const auto j = nlohmann::json::parse(text);
-    s.host_of.push_back(j.at("host"));
-    s.device_of.push_back(j.at("device"));
-  }
+  for (const std::string& host : s.gather("start", host_name())) s.host_of.push_back(host);
   const bool one = std::all_of(s.host_of.begin(), s.host_of.end(),
                                [&](const auto& h) { return h == s.host_of.front(); });
   s.one_host = s.verdict("start", one ? "one host" : "several hosts") == "one host";
   require_same("program", program);
+  use_device(at::kCPU);
+}
+
+void World::use_device(at::Device device) {
+  State& s = *state_;
+  std::string name = "the CPU";
+#ifdef CONCLAVE_CUDA
+  if (device.is_cuda()) {
+    const int gpu = choose_gpu(rank(), s.place.local_rank, s.place.local_world);
+    device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu));
+    name = "GPU " + std::to_string(gpu);
+  }
+#else
+  if (device.is_cuda())
+    throw ConfigError("this program is built without CUDA; expected device: cpu");
+#endif
+  s.device = device;
+  s.device_of = collect("device", name);
 }
 
 World::~World() = default;
@@ -150,7 +153,7 @@ World::~World() = default;
 int World::rank() const { return state_->place.rank; }
 int World::world() const { return state_->place.world; }
 const Place& World::place() const { return state_->place; }
-at::Device World::device() const { return state_->options.device; }
+at::Device World::device() const { return state_->device; }
 
 std::unique_ptr<Comm> World::make(const std::vector<int>& ranks, const std::string& name) {
   State& s = *state_;
@@ -195,6 +198,18 @@ void World::require_same(const std::string& what, const std::string& text) {
 
 std::vector<std::string> World::collect(const std::string& what, const std::string& text) {
   return state_->gather(what + "/" + std::to_string(++state_->questions), text);
+}
+
+std::string World::of_rank_zero(const std::string& what, const std::function<std::string()>& text) {
+  State& s = *state_;
+  const std::string key = what + "/" + std::to_string(++s.questions);
+  if (rank() == 0) {
+    const std::string said = text();
+    s.store->set(key, said);
+    return said;
+  }
+  // If rank 0 fails meanwhile the watch ends this process.
+  return *s.store->get(key, std::numeric_limits<double>::infinity());
 }
 
 std::vector<std::string> World::hosts() const {

@@ -14,7 +14,6 @@ namespace conclave::comm {
 struct WorldOptions {
   // Seconds: how long a call waits for the other ranks, and how long a start does.
   double timeout = 45;
-  at::Device device = at::kCPU;  // CUDA: NCCL for tensors there, Gloo for those on the CPU
   // Compare calls on CUDA tensors between ranks before they are made; else a call that differs ends
   // by time-out. CPU tensors always.
   bool compare_cuda = false;
@@ -22,8 +21,8 @@ struct WorldOptions {
 
 class World final : public CommFactory {
  public:
-  // Collective over the ranks. Refuses, with a message that names the rank, ranks that run another
-  // binary or other libraries than rank 0. Throws RunError, ConfigError.
+  // Collective over the ranks, on the CPU. Refuses, with a message that names the rank, ranks that
+  // run another binary or other libraries than rank 0. Throws RunError, ConfigError.
   World(const Place& place, const WorldOptions& options);
   // After leave() or fail(); without them the other ranks see a rank that was lost.
   ~World() override;
@@ -32,6 +31,9 @@ class World final : public CommFactory {
   int world() const override;
   const Place& place() const;
   at::Device device() const;  // with its index
+  // Collective, before any group is made. CUDA: this rank's GPU becomes the current device; NCCL
+  // then moves tensors there, Gloo those on the CPU. Throws ConfigError.
+  void use_device(at::Device device);
   std::unique_ptr<Comm> make(const std::vector<int>& ranks, const std::string& name) override;
 
   // Collective: throws ConfigError on every rank unless `text` is the same on all. The message
@@ -39,6 +41,8 @@ class World final : public CommFactory {
   void require_same(const std::string& what, const std::string& text);
   // Collective: `text` of each rank on rank 0, nothing elsewhere.
   std::vector<std::string> collect(const std::string& what, const std::string& text);
+  // Collective: rank 0's `text()` on all ranks, which wait as long as it takes.
+  std::string of_rank_zero(const std::string& what, const std::function<std::string()>& text);
   // One line a host: "node1: ranks 0–3 on the CPU". On rank 0.
   std::vector<std::string> hosts() const;
   // "gloo" or "nccl 2.28.9 + gloo".

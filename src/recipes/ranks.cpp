@@ -13,26 +13,27 @@ namespace {
 
 const char* environment(const char* name) { return std::getenv(name); }
 
-void say_who_is_there(const comm::World& world) {
+}  // namespace
+
+void settle(comm::World& world, at::Device device) {
+  world.use_device(device);
+  if (world.rank() != 0) return;
   log_info(format("%d ranks, started by %s, talk through %s:", world.world(),
                   world.place().launcher.c_str(), world.transport().c_str()));
   for (const std::string& line : world.hosts()) log_info("  " + line);
 }
 
-}  // namespace
-
-int on_ranks(const std::string& same, at::Device device,
+int on_ranks(const std::function<std::string()>& same,
              const std::function<int(comm::World* world)>& body) {
   const auto place = comm::place_from(environment);
   if (!place || place->world == 1) return body(nullptr);
   share_cores(place->local_world);
   // Where each rank has a log of its own, each tells all.
   if (place->rank != 0 && !environment("CONCLAVE_REPORT_FD")) set_log_quiet();
-  comm::World world(*place, comm::world_options(environment, {.device = device}));
+  comm::World world(*place, comm::world_options(environment, {}));
   int status = 0;
   try {
-    world.require_same("config", same);
-    if (world.rank() == 0) say_who_is_there(world);
+    world.require_same("config", same());
     status = body(&world);
   } catch (const std::exception& e) {
     world.fail(comm::first_line(e));

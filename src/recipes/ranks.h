@@ -10,11 +10,14 @@
 namespace conclave::recipes {
 
 // Runs `body`: with the world of all ranks where a launcher has started several (comm/place.h),
-// else with null. Rank 0 says who is there. Ranks that differ in program, libraries or `same` (the
+// else with null. Ranks that differ in program, libraries or `same` (the
 // config as it was given) are refused. What body throws is told to the other ranks, which end with
 // status 1 within a second or two.
-int on_ranks(const std::string& same, at::Device device,
+int on_ranks(const std::function<std::string()>& same,
              const std::function<int(comm::World* world)>& body);
+
+// Puts the world on the device and says on rank 0 who is there.
+void settle(comm::World& world, at::Device device);
 
 // The file as text and the settings, a line each: what all ranks must have been given alike.
 std::string given(const std::string& config_path, const std::vector<std::string>& sets);

@@ -104,9 +104,10 @@ int run(int argc, char** argv) {
   if (!place) throw ConfigError("no launcher has set this process's rank");
   const char* wanted = std::getenv("CONCLAVE_TEST_DEVICE");
   const at::Device device(wanted && std::strcmp(wanted, "cuda") == 0 ? at::kCUDA : at::kCPU);
-  comm::World world(*place, comm::world_options([](const char* name) { return std::getenv(name); },
-                                                {.device = device}));
+  comm::World world(*place,
+                    comm::world_options([](const char* name) { return std::getenv(name); }, {}));
   try {
+    world.use_device(device);
     std::vector<int> ranks = every(world.world(), 1, 0, world.world());
     const auto all = world.make(ranks, "world");
     if (world.rank() == 0) {
