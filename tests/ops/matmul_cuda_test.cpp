@@ -22,7 +22,13 @@ Tensors dense(const Tensors& in) {  // x, w, dy
   column_sum_(sum, in[2]);
   at::Tensor dx = in[0].clone();
   linear_backward_input_(dx, in[2], in[1]);
-  return {linear(in[0], in[1]), linear_backward_input(in[2], in[1]), dw, sum, dx};
+  const at::Tensor bias = in[1].select(1, 0).contiguous();
+  return {linear(in[0], in[1]),
+          linear(in[0], in[1], bias),
+          linear_backward_input(in[2], in[1]),
+          dw,
+          sum,
+          dx};
 }
 
 TEST(LinearCuda, EqualsTheCpu) {
