@@ -16,9 +16,7 @@ Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias, const char* te
   Part part("projections");
   Saved saved = tape.save(x);
   auto forward = [&w, bias](const at::Tensor& x) {
-    at::Tensor y = ops::linear(x, w.data());
-    if (bias) y.add_(bias->data());
-    return y;
+    return ops::linear(x, w.data(), bias ? bias->data() : at::Tensor());
   };
   Value y = tape.record(forward(x.data), [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
     tape.add_grad(id, ops::linear_backward_input(dy, w.data()));

@@ -148,16 +148,21 @@ std::vector<int64_t> expert_ends(const at::Tensor& offsets, int64_t experts, int
   return {o, o + experts + 1};
 }
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& w) {
+at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias) {
   TORCH_CHECK(x.dim() == 2 && w.dim() == 2, "linear: expected x [tokens, in] and w [out, in], got ",
               x.sizes(), " and ", w.sizes());
   const int64_t tokens = x.size(0), in = x.size(1), out = w.size(0);
   CHECK_SHAPE(x, tokens, in);
   CHECK_SHAPE(w, out, in);
   CHECK_DTYPE(w, x.scalar_type());
+  if (bias.defined()) {
+    CHECK_SHAPE(bias, out);
+    CHECK_DTYPE(bias, x.scalar_type());
+  }
   if constexpr (kCudaBuild)
-    if (x.is_cuda()) return cuda::linear(x, w);
-  return rows_times_weights(x, w, true, 1, in, out, {0, tokens});
+    if (x.is_cuda()) return cuda::linear(x, w, bias);
+  at::Tensor y = rows_times_weights(x, w, true, 1, in, out, {0, tokens});
+  return bias.defined() ? y.add_(bias) : y;
 }
 
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {

@@ -6,9 +6,9 @@
 
 namespace conclave::ops {
 
-// y [tokens, out] = x [tokens, in] · wᵀ, w [out, in]. fp32, fp64, or bf16 with fp32 accumulation.
-// Any tokens, also 0.
-at::Tensor linear(const at::Tensor& x, const at::Tensor& w);
+// y [tokens, out] = x [tokens, in] · wᵀ (+ bias [out]), w [out, in]. fp32, fp64, or bf16 with fp32
+// accumulation. Any tokens, also 0.
+at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias = {});
 // dx [tokens, in] = dy [tokens, out] · w.
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w);
 // dw [out, in] += dyᵀ · x; dw is fp32 or wider (fp32 for bf16 operands; on CUDA bf16 too).

@@ -7,7 +7,9 @@
 
 namespace conclave::ops::cuda {
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& w) { return at::mm(x, w.t()); }
+at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias) {
+  return bias.defined() ? at::addmm(bias, x, w.t()) : at::mm(x, w.t());
+}
 
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
   return at::mm(dy, w);

@@ -12,7 +12,7 @@
 
 namespace conclave::ops::cuda {
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& w);
+at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias);
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w);
 // dw of the operands' type or of fp32, here and below.
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x);

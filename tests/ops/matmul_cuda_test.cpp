@@ -20,7 +20,9 @@ Tensors dense(const Tensors& in) {  // x, w, dy
   linear_backward_weight_(dw, in[2], in[0]);
   linear_backward_weight_(dw, in[2], in[0]);
   column_sum_(sum, in[2]);
-  return {linear(in[0], in[1]), linear_backward_input(in[2], in[1]), dw, sum};
+  const at::Tensor bias = in[1].select(1, 0).contiguous();
+  return {linear(in[0], in[1]), linear(in[0], in[1], bias), linear_backward_input(in[2], in[1]), dw,
+          sum};
 }
 
 TEST(LinearCuda, EqualsTheCpu) {
