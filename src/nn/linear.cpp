@@ -19,7 +19,10 @@ Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias, const char* te
     return ops::linear(x, w.data(), bias ? bias->data() : at::Tensor());
   };
   Value y = tape.record(forward(x.data), [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
-    tape.add_grad(id, ops::linear_backward_input(dy, w.data()));
+    if (at::Tensor* sum = tape.own_sum(id))
+      ops::linear_backward_input_(*sum, dy, w.data());
+    else
+      tape.add_grad(id, ops::linear_backward_input(dy, w.data()), /*own=*/true);
     tape.later([=, &w] {
       ops::linear_backward_weight_(w.grad(), dy, saved.get());
       if (bias) ops::column_sum_(bias->grad(), dy);

@@ -178,6 +178,15 @@ at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
   return rows_times_weights(dy, w, false, 1, out, in, {0, tokens});
 }
 
+void linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w) {
+  const int64_t tokens = dy.size(0), in = w.size(1);
+  CHECK_SHAPE(dx, tokens, in);
+  CHECK_DTYPE(dx, dy.scalar_type());
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda()) return cuda::linear_backward_input_(dx, dy, w);
+  dx.add_(linear_backward_input(dy, w));
+}
+
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {
   TORCH_CHECK(dy.dim() == 2 && x.dim() == 2,
               "linear_backward_weight_: expected dy [tokens, out] and x [tokens, in], got ",
@@ -202,6 +211,13 @@ at::Tensor wide_linear_backward_input(const at::Tensor& dy, const at::Tensor& w)
     if (dy.is_cuda() && w.scalar_type() == at::kBFloat16)
       return cuda::wide_linear_backward_input(dy, w);
   return linear_backward_input(dy, widened(w)).to(w.scalar_type());
+}
+
+void wide_linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w) {
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda() && w.scalar_type() == at::kBFloat16)
+      return cuda::wide_linear_backward_input_(dx, dy, w);
+  dx.add_(wide_linear_backward_input(dy, w));
 }
 
 void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {

@@ -15,6 +15,10 @@ at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
   return at::mm(dy, w);
 }
 
+void linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w) {
+  if (dy.size(0) > 0) dx.addmm_(dy, w);
+}
+
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {
   if (x.size(0) == 0) return;
   if (dw.scalar_type() == x.scalar_type())
@@ -43,6 +47,11 @@ at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& w) {
 at::Tensor wide_linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
   const auto [high, low] = parts_of(dy);
   return at::mm(at::cat({high, low}, 1), at::cat({w, w}));  // one sum, rounded once
+}
+
+void wide_linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w) {
+  const auto [high, low] = parts_of(dy);
+  if (dy.size(0) > 0) dx.addmm_(at::cat({high, low}, 1), at::cat({w, w}));
 }
 
 void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {

@@ -65,6 +65,18 @@ TEST(Linear, AccumulatesWeightGradients) {
   }
 }
 
+TEST(Linear, AddsToTheInputsGradient) {
+  for (auto dtype : kTypes) {
+    const at::Tensor w = normal({17, 24}, dtype, 1), dy = normal({40, 17}, dtype, 2),
+                     before = normal({40, 24}, dtype, 3), wide_dy = dy.to(wide(dtype));
+    at::Tensor dx = before.clone(), of_router = before.clone();
+    linear_backward_input_(dx, dy, w);
+    EXPECT_TRUE(same_bits(dx, before.add(linear_backward_input(dy, w))));
+    wide_linear_backward_input_(of_router, wide_dy, w);
+    EXPECT_TRUE(same_bits(of_router, before.add(wide_linear_backward_input(wide_dy, w))));
+  }
+}
+
 TEST(WideLinear, GivesLogitsAndTheirGradientsInFp32OrWider) {
   for (auto dtype : kTypes) {
     const at::Tensor x = normal({40, 24}, dtype, 1), w = normal({17, 24}, dtype, 2),
