@@ -39,9 +39,9 @@ inline Op on_cuda(const Op& op) {
   };
 }
 
-// The results of `op` (results on the CPU) are as close to those of `reference` in fp64 as reference
-// in the inputs' type is, times 3, plus `roundings` of bf16 or 1e-5 of fp32 of the largest element
-// (sums are taken in another order), plus `absolute`.
+// The results of `op` (results on the CPU) are as close to those of `reference` in fp64 as
+// reference in the inputs' type is, times 3, plus `roundings` of bf16 or 1e-5 of fp32 of the
+// largest element (sums are taken in another order), plus `absolute`.
 inline void expect_as_good_as_cpu(const Op& op, const Op& reference, const Tensors& inputs,
                                   double roundings = 1, double absolute = 0) {
   Tensors wide;

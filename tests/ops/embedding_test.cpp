@@ -51,7 +51,7 @@ TEST_P(EmbeddingOp, AddsInTokenOrderToWhatIsThere) {
             0x1p24f);  // ((1 + 2²⁴) + 1) + 1 in fp32; another order gives more
 }
 
-TEST(Embedding, ThePaddingTokenLeavesNoGradient) {
+TEST(Embedding, TrapThePaddingTokenLeavesNoGradient) {
   at::Tensor dweight = at::zeros({3, 1});
   embedding_backward_(dweight, at::tensor(std::vector<int64_t>{0, 2, 0, 1}),
                       at::tensor(std::vector<float>{1, 2, 4, 8}).view({4, 1}), /*padding=*/2);
