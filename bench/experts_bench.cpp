@@ -14,6 +14,7 @@
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -21,6 +22,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <iostream>
 #include <random>
 #include <string>
 #include <vector>
@@ -89,6 +91,21 @@ void measure(std::vector<Candidate>& candidates, int rounds) {
             [](const auto& a, const auto& b) { return a.what < b.what; });
 }
 
+void serve(const std::vector<Candidate>& candidates) {
+  Clock clock;
+  std::puts("ready");
+  std::fflush(stdout);
+  for (std::string what; std::getline(std::cin, what);) {
+    const auto c = std::find_if(candidates.begin(), candidates.end(),
+                                [&](const Candidate& c) { return c.what == what; });
+    TORCH_CHECK(c != candidates.end(), "experts_bench: no candidate is called ", what);
+    for (int i = 0; i < 3; ++i) c->run();
+    for (int i = 0; i < 8; ++i) std::printf("%s%.5f", i ? ", " : "[", clock.time(c->run));
+    std::puts("]");
+    std::fflush(stdout);
+  }
+}
+
 double median(std::vector<double> v) {
   std::nth_element(v.begin(), v.begin() + static_cast<int64_t>(v.size() / 2), v.end());
   return v[v.size() / 2];
@@ -109,7 +126,13 @@ void report(const Shape& s, const std::vector<Candidate>& candidates) {
   std::fflush(stdout);
 }
 
-void run(const Shape& s, int rounds, bool skew) {
+struct Options {
+  std::string shape;
+  int rounds = 8;
+  bool skew = false, serve = false;
+};
+
+void run(const Shape& s, const Options& options) {
   using ops::GroupedKernel;
   const int64_t rows = s.tokens * s.top_k;
   const auto activation = s.gpt_oss ? ops::Activation::clamped_swiglu : ops::Activation::swiglu;
@@ -120,9 +143,9 @@ void run(const Shape& s, int rounds, bool skew) {
   const at::Tensor weights = at::rand({rows}, bf16().dtype(at::kFloat)).add_(0.5);
   // The router's choice of a rank: equal loads, or unequal ones.
   at::Tensor logits = at::randn({s.tokens, s.experts}, bf16().dtype(at::kFloat));
-  if (skew) logits.add_(at::randn({s.experts}, logits.options()));
+  if (options.skew) logits.add_(at::randn({s.experts}, logits.options()));
   const ops::Routing routing = ops::route(logits, {}, {.top_k = std::min(s.top_k, s.experts)});
-  const at::Tensor ids = skew && s.top_k <= s.experts
+  const at::Tensor ids = options.skew && s.top_k <= s.experts
                              ? routing.ids
                              : ops::balanced_ids(s.tokens, s.top_k, s.experts, at::kCUDA);
   const ops::ExpertLayout layout = ops::expert_layout(ids, s.experts);
@@ -133,7 +156,13 @@ void run(const Shape& s, int rounds, bool skew) {
   const at::Tensor dy = at::randn({rows, s.hidden}, bf16()),
                    dh = at::randn({rows, 2 * s.ffn}, bf16());
   at::Tensor dw1 = at::zeros(w1.sizes(), bf16().dtype(at::kFloat)),
-             dw2 = at::zeros(w2.sizes(), bf16().dtype(at::kFloat));
+             dw2 = at::zeros(w2.sizes(), bf16().dtype(at::kFloat)), narrow1 = at::zeros_like(w1),
+             narrow2 = at::zeros_like(w2);
+  // A dense layer's weight gradient.
+  const at::Tensor wide = at::randn({s.tokens, 2 * s.hidden}, bf16());
+  at::Tensor dense = at::zeros({2 * s.hidden, s.hidden}, bf16().dtype(at::kFloat)),
+             narrow = at::zeros({2 * s.hidden, s.hidden}, bf16());
+  const double dense_flops = 4. * static_cast<double>(s.tokens * s.hidden * s.hidden);
   const at::Tensor left = at::randn({8192, 8192}, bf16()), right = at::randn({8192, 8192}, bf16());
 
   const double down = 2. * static_cast<double>(rows * s.hidden * s.ffn), up = 2 * down;
@@ -156,39 +185,55 @@ void run(const Shape& s, int rounds, bool skew) {
       {"down: forward", down, [&, &a = a] { ops::grouped_linear(a, w2, layout.offsets); }},
       {"down: input gradient", down,
        [&] { ops::grouped_linear_backward_input(dy, w2, layout.offsets); }},
-      {"down: weight gradient, added", down,
+      {"down: input gradient, _grouped_mm alone", down, [&] { at::_grouped_mm(dy, w2, ends); }},
+      {"down: weight gradient, added to fp32", down,
        [&, &a = a] { ops::grouped_linear_backward_weight_(dw2, dy, a, layout.offsets); }},
+      {"down: weight gradient, added to bf16", down,
+       [&, &a = a] { ops::grouped_linear_backward_weight_(narrow2, dy, a, layout.offsets); }},
+      {"down: weight gradient, _grouped_mm alone", down,
+       [&, &a = a] { at::_grouped_mm(dy.t(), a, ends); }},
       {"up: input gradient", up,
        [&] { ops::grouped_linear_backward_input(dh, w1, layout.offsets); }},
-      {"up: weight gradient, added", up,
+      {"up: input gradient, _grouped_mm alone", up, [&] { at::_grouped_mm(dh, w1, ends); }},
+      {"up: weight gradient, added to fp32", up,
        [&] { ops::grouped_linear_backward_weight_(dw1, dh, gathered, layout.offsets); }},
+      {"up: weight gradient, added to bf16", up,
+       [&] { ops::grouped_linear_backward_weight_(narrow1, dh, gathered, layout.offsets); }},
       {"up: weight gradient, _grouped_mm alone", up,
        [&] { at::_grouped_mm(dh.t(), gathered, ends); }},
+      {"dense: weight gradient, alone", dense_flops, [&] { at::mm(wide.t(), x); }},
+      {"dense: weight gradient, added to fp32", dense_flops,
+       [&] { ops::linear_backward_weight_(dense, wide, x); }},
+      {"dense: weight gradient, added to bf16", dense_flops,
+       [&] { ops::linear_backward_weight_(narrow, wide, x); }},
+      {"up: rows in place, fused", up,
+       [&] { ops::grouped_up(gathered, {}, w1, bias, weights, layout.offsets, activation); }},
       {"expert layout", 0, [&] { ops::expert_layout(ids, s.experts); }},
       {"gather sum", 0, [&] { ops::gather_sum(dy, layout); }},
   };
-  measure(candidates, rounds);
+  if (options.serve) return serve(candidates);
+  measure(candidates, options.rounds);
   report(s, candidates);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string only;
-  int rounds = 8;
-  bool skew = false;
+  Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     if (arg.rfind("--shape=", 0) == 0)
-      only = arg.substr(8);
+      options.shape = arg.substr(8);
     else if (arg.rfind("--rounds=", 0) == 0)
-      rounds = std::atoi(arg.c_str() + 9);
+      options.rounds = std::atoi(arg.c_str() + 9);
     else if (arg == "--skew")
-      skew = true;
+      options.skew = true;
+    else if (arg == "--serve")
+      options.serve = true;
     else
       return std::fprintf(stderr, "experts_bench: unknown argument %s\n", argv[i]), 2;
   }
   if (!at::hasCUDA()) return std::fprintf(stderr, "experts_bench: no CUDA device\n"), 0;
   for (const Shape& s : kShapes)
-    if (std::string(s.name).find(only) != std::string::npos) run(s, rounds, skew);
+    if (std::string(s.name).find(options.shape) != std::string::npos) run(s, options);
 }

@@ -6,8 +6,11 @@
 #   test      all tests; those that need transformers too, where it is installed
 #   sm80      the kernels built for sm_80 alone, compiled by the driver for this GPU, and the tests that run on the GPU
 #   sanitize  the tests that run on the GPU under compute-sanitizer: memcheck, initcheck and racecheck side by side
-#   bench     the memory-bound kernels beside copies of as many bytes
-# Results go to $OUT, build/out where it is unset: a .log a part, and kernels.jsonl.
+#   bench     the memory-bound kernels beside copies of as many bytes, the experts' products beside ATen's
+#   peers     transformers' layers of Qwen3-30B and GPT-OSS-20B, which the bars compare with
+#   bars      those of issue 5 that look at one run of Qwen3-30B's rank proxy: 5.1, 5.4, 5.5, 5.7
+#   bar_5_N   another one alone; some take models: bar_5_2:deepseek_v3,kimi_k2
+# Results go to $OUT, build/out where it is unset: a .log a part, kernels.jsonl, experts.jsonl, peers.jsonl, and bars.jsonl with all runs of the bars.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OUT=${OUT:-$PWD/build/out}
@@ -27,12 +30,13 @@ build() {
   build_quietly release all kernels_bench
 }
 
-# Programs whose tests run on each device; the names of those on the GPU end in /CUDA.
+# Tests that run on each device end in /CUDA there; suites that are for the GPU alone are called …Cuda.
+gpu_tests='*/CUDA*:*Cuda.*'
 on_gpu() { # DIR [COMMAND BEFORE...]
   local program status=0
   for program in "$1"/tests/*_test; do
-    [[ $("$program" --gtest_list_tests --gtest_filter='*/CUDA*') == *CUDA* ]] || continue
-    "${@:2}" "$program" --gtest_brief=1 --gtest_filter='*/CUDA*' || status=1
+    [[ $("$program" --gtest_list_tests --gtest_filter="$gpu_tests") == *$'\n'* ]] || continue
+    "${@:2}" "$program" --gtest_brief=1 --gtest_filter="$gpu_tests" || status=1
   done
   return "$status"
 }
@@ -80,13 +84,37 @@ sanitize() {
 bench() {
   device
   build/release/bench/kernels_bench | tee "$OUT/kernels.jsonl"
+  build/release/bench/experts_bench | tee "$OUT/experts.jsonl"
 }
 
-(($#)) || { sed -n '2,10s/^# //p' "$0"; exit 2; }
+peers() {
+  . tests/bars/bar.sh
+  device
+  "$PYTHON" bench/peer_layers.py --adam --output "$OUT/peers.jsonl" qwen3_moe_30b:2 qwen3_moe_30b:4 gptoss_20b:2 2>"$OUT/peers.log" ||
+    { tail -n 15 "$OUT/peers.log" && false; }
+}
+
+# Scripts of tests/bars, all of them whatever the ones before said. Their files lie in build/bars, where calls that follow find them.
+bars_() { # N_M[:MODEL,...]...
+  local bar models status=0
+  . tests/bars/bar.sh
+  for bar in "$@"; do
+    [ -x "tests/bars/${bar%%:*}.sh" ] || { echo "tools/gpu.sh: there is no tests/bars/${bar%%:*}.sh" >&2; exit 2; }
+    IFS=, read -ra models <<<"$([[ $bar != *:* ]] || echo "${bar#*:}")"
+    OUT=$PWD/build/bars "tests/bars/${bar%%:*}.sh" "${models[@]}" 2>&1 | tee -a "$OUT/bars.log" || status=1
+  done
+  "$PYTHON" -c 'import json, pathlib, sys
+for file in map(pathlib.Path, sys.argv[1:]): print(json.dumps({"run": file.stem} | json.loads(file.read_text())))' build/bars/*.json >"$OUT/bars.jsonl"
+  return "$status"
+}
+
+(($#)) || { sed -n '2,13s/^# //p' "$0"; exit 2; }
 for part in "$@"; do
   case $part in
-    build | cuda | sm80 | sanitize | bench) "$part" ;;
+    build | cuda | sm80 | sanitize | bench | peers) "$part" ;;
     test) test_ ;;
-    *) echo "tools/gpu.sh: no part is called $part; there are build, cuda, test, sm80, sanitize and bench" >&2; exit 2 ;;
+    bars) bars_ 5_1 5_4 5_5 5_7 ;;
+    bar_*) bars_ "${part#bar_}" ;;
+    *) echo "tools/gpu.sh: no part is called $part; there are build, cuda, test, sm80, sanitize, bench, peers, bars and bar_5_N" >&2; exit 2 ;;
   esac
 done

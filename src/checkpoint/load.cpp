@@ -1,6 +1,7 @@
 #include "checkpoint/load.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -52,8 +53,8 @@ void check_names(const std::string& where, const Places& places,
 void check_contract(const LoadTarget& target) {
   int64_t whole = 1;
   for (int64_t dim : target.shape) whole *= dim;
-  TORCH_CHECK(target.into.defined() && target.into.is_cpu() && target.into.is_contiguous(),
-              "load: `", target.name, "`: expected a contiguous CPU tensor to load into");
+  TORCH_CHECK(target.into.defined() && target.into.is_contiguous(), "load: `", target.name,
+              "`: expected a contiguous tensor to load into");
   TORCH_CHECK(target.first >= 0 && target.first + target.into.numel() <= whole, "load: `",
               target.name, "`: expected elements within 0 … ", whole, ", got ", target.first, " … ",
               target.first + target.into.numel());
@@ -61,7 +62,9 @@ void check_contract(const LoadTarget& target) {
               "`: expected at least two dims to be transposed");
 }
 
-void read_chunks(const std::vector<Chunk>& chunks) {
+void read_chunks(std::span<const Source> sources) {
+  std::vector<Chunk> chunks;
+  for (const Source& source : sources) cut_chunks(source, chunks);
   std::atomic<size_t> next = 0;
   const int threads = at::get_num_threads();
   at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
@@ -76,12 +79,52 @@ void advise_large_pages(std::span<const LoadTarget> targets) {
   constexpr uintptr_t kPage = uintptr_t{2} << 20;
   std::set<void*> seen;
   for (const LoadTarget& target : targets) {
+    if (!target.into.is_cpu()) continue;
     const at::Storage& storage = target.into.storage();
     if (!seen.insert(storage.mutable_data()).second) continue;
     const auto data = reinterpret_cast<uintptr_t>(storage.mutable_data());
     const uintptr_t begin = (data + kPage - 1) / kPage * kPage,
                     end = (data + storage.nbytes()) / kPage * kPage;
     if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  }
+}
+
+int64_t aligned_bytes(const at::Tensor& t) {
+  constexpr int64_t kAlign = 64;
+  return (static_cast<int64_t>(t.nbytes()) + kAlign - 1) / kAlign * kAlign;
+}
+
+// Targets on a GPU: read in runs of at most kStage bytes (a larger one stands alone) into pinned
+// memory, and copied from there while the next run is read.
+void read_staged(std::span<Source> sources) {
+  constexpr int64_t kStage = int64_t{1} << 30;
+  while (!sources.empty()) {
+    size_t count = 0;
+    int64_t bytes = 0;
+    for (; count < sources.size(); ++count) {
+      const int64_t more = aligned_bytes(sources[count].target->into);
+      if (count > 0 && bytes + more > kStage) break;
+      bytes += more;
+    }
+    // The allocator keeps it until the copies from it are done.
+    const at::Tensor stage =
+        at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
+    std::vector<LoadTarget> staged;
+    staged.reserve(count);
+    int64_t at = 0;
+    for (Source& source : sources.first(count)) {
+      staged.push_back(*source.target);
+      at::Tensor& into = staged.back().into;
+      const auto n = static_cast<int64_t>(into.nbytes());
+      into = stage.narrow(0, at, n).view(into.scalar_type()).view(into.sizes());
+      at += aligned_bytes(into);
+    }
+    std::vector<Source> here(sources.begin(), sources.begin() + static_cast<ptrdiff_t>(count));
+    for (size_t i = 0; i < count; ++i) here[i].target = &staged[i];
+    read_chunks(here);
+    for (size_t i = 0; i < count; ++i)
+      sources[i].target->into.copy_(staged[i].into, /*non_blocking=*/true);
+    sources = sources.subspan(count);
   }
 }
 
@@ -112,13 +155,14 @@ void load_places(const std::string& where, const Places& places,
     if (!opened) opened = std::make_unique<InputFile>(place.file->path());
     return opened.get();
   };
-  std::vector<Chunk> chunks;
   for (Source& source : sources) {
     source.values = open(source.stored.values);
     source.scales = open(source.stored.scales);
-    cut_chunks(source, chunks);
   }
-  read_chunks(chunks);
+  const auto elsewhere = std::stable_partition(
+      sources.begin(), sources.end(), [](const Source& s) { return s.target->into.is_cpu(); });
+  read_chunks({sources.begin(), elsewhere});
+  read_staged({elsewhere, sources.end()});
 }
 
 }  // namespace

@@ -12,9 +12,9 @@ namespace conclave::checkpoint {
 struct LoadTarget {
   std::string name;            // the checkpoint's key
   std::vector<int64_t> shape;  // the whole tensor's
-  // [count] or any shape of as many elements, contiguous, on the CPU: usually a view of a unit's
-  // flat buffer. Gets the elements first … first + numel of the row-major tensor, so a shard loads
-  // its part alone.
+  // [count] or any shape of as many elements, contiguous: usually a view of a unit's flat buffer.
+  // Gets the elements first … first + numel of the row-major tensor, so a shard loads its part
+  // alone.
   at::Tensor into;
   int64_t first = 0;
   bool transposed = false;  // unquantized, the file has its last two dims swapped
@@ -27,8 +27,9 @@ struct LoadTarget {
 // of characters ("*.rotary_emb.inv_freq"). Before anything is read all names, shapes and types are
 // checked; the RunError lists the first few that are missing, extra or misshapen (with expected and
 // found shape), and how many there are. One read of the needed bytes, no copy between where types
-// are the same; else a few MB a thread. The result does not depend on the number of threads
-// (at::get_num_threads()).
+// are the same; else a few MB a thread. What belongs on a GPU goes through pinned memory, of at
+// most 1 GiB or the largest of those tensors, twice. The result does not depend on the number of
+// threads (at::get_num_threads()).
 void load_tensors(const HfFolder& folder, std::span<const LoadTarget> targets,
                   std::span<const std::string> ignore = {});
 

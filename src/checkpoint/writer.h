@@ -19,7 +19,7 @@ class BackgroundWriter {
 
   // Waits for the save before this one and throws its error, if it failed (then nothing is
   // submitted); else copies all tensors of `contents` into the writer's one buffer, which is kept
-  // for the next time, and returns while `write` runs on it.
+  // for the next time (pinned where a tensor is on a GPU), and returns while `write` runs on it.
   void submit(FolderContents contents, Write write);
   // Waits for the save in flight, if any; throws its error. After it the writer can be used again.
   void finish();

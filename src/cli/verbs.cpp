@@ -99,6 +99,7 @@ void add_forward(CLI::App& app) {
       ->check(at_least_one);
   verb->add_flag("--timings", o->timings, "with --steps: also the seconds of each");
   verb->add_option("--dtype", o->dtype, "fp32, fp64 or bf16")->capture_default_str();
+  verb->add_option("--device", o->device, "cpu, cuda or auto")->capture_default_str();
   verb->callback([o] { recipes::forward(*o); });
 }
 

@@ -5,10 +5,24 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 #include "ops/dispatch.h"
 #include "ops/receive_buffer.h"
 
 namespace conclave::comm {
+
+// How rows move between expert ranks: this rank's go out, those of others come in; in each
+// direction a row for a token and rank, which feeds all the token's experts there.
+struct Exchange {
+  std::vector<int64_t> sent, arrived;  // rows to and from each rank of the group
+  // `row`, `pairs` and `pair_begin` as ops/receive_buffer.h has them: out: tokens to rows that go
+  // out (row: whose each is), and what came back for each token, ranks ascending; in: rows that
+  // came in to experts' rows.
+  ops::ReceiveBuffer out, in;
+  at::Tensor weight_out;  // [tokens · top_k] int64: place of each in [Σ sent, top_k]
+  at::Tensor weight_in;   // [received] int64: place of each in [Σ arrived, top_k]
+};
 
 struct Dispatch {
   ops::ExpertLayout sent;  // this rank's tokens · top_k rows in the order of all experts
@@ -19,11 +33,13 @@ struct Dispatch {
   int64_t tokens = 0, top_k = 0;
   int64_t received = 0;       // rows that this rank's experts get
   ops::ReceiveBuffer buffer;  // where there is one (comm/dispatch_proxy.h)
+  Exchange exchange;          // where there is one (comm/dispatch_ranks.h), and no `sent` then
 };
 
 class Dispatcher {
  public:
   virtual ~Dispatcher() = default;
+  virtual int ranks() const { return 1; }  // expert ranks
   // ids [tokens, top_k] int64 in 0 … experts−1 (throws otherwise), none twice for a token.
   // Collective over the expert ranks, as all calls here; the only one that may wait for the device.
   virtual Dispatch prepare(const at::Tensor& ids, int64_t experts) = 0;

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "comm/comm.h"
+#include "comm/groups.h"
 #include "comm/meeting.h"
 
 namespace conclave::comm {
@@ -157,6 +158,22 @@ class ThreadComm final : public Comm {
   int64_t sequence_ = 0;
 };
 
+class ThreadFactory final : public CommFactory {
+ public:
+  ThreadFactory(Meetings& meetings, int rank) : meetings_(meetings), rank_(rank) {}
+  int rank() const override { return rank_; }
+  int world() const override { return meetings_.world(); }
+  std::unique_ptr<Comm> make(const std::vector<int>& ranks, const std::string& name) override {
+    Meeting& meeting = meetings_.of(rank_, ranks, name);
+    const auto place = std::lower_bound(ranks.begin(), ranks.end(), rank_) - ranks.begin();
+    return std::make_unique<ThreadComm>(meeting, static_cast<int>(place));
+  }
+
+ private:
+  Meetings& meetings_;
+  const int rank_;
+};
+
 struct Outcome {
   std::exception_ptr error;
   bool own = false;  // not merely the consequence of another rank's leaving
@@ -174,25 +191,25 @@ std::string text_of(const std::exception_ptr& error) {
   }
 }
 
-Outcome run_rank(Meeting& meeting, int rank, const std::function<void(Comm&)>& body) {
-  ThreadComm comm(meeting, rank);
+Outcome run_rank(Meetings& meetings, int rank, const std::function<void(CommFactory&)>& body) {
+  ThreadFactory factory(meetings, rank);
   Outcome outcome;
   try {
-    body(comm);
+    body(factory);
   } catch (const RankLeft&) {
     outcome = {std::current_exception(), false};
   } catch (...) {
     outcome = {std::current_exception(), true};
   }
-  meeting.leave(rank, outcome.error ? "it threw: " + text_of(outcome.error) : "it returned");
+  meetings.leave(rank, outcome.error ? "it threw: " + text_of(outcome.error) : "it returned");
   return outcome;
 }
 
 }  // namespace
 
-void run_threads(int size, const std::function<void(Comm&)>& body) {
+void run_thread_ranks(int size, const std::function<void(CommFactory&)>& body) {
   TORCH_CHECK(size >= 1, "run_threads: expected at least 1 rank, got ", size);
-  Meeting meeting(size);
+  Meetings meetings(size);
   std::vector<Outcome> outcomes(static_cast<size_t>(size));
   const at::ThreadLocalState callers;  // gradient mode, inference mode, dispatch keys
   std::vector<std::thread> threads;
@@ -200,18 +217,26 @@ void run_threads(int size, const std::function<void(Comm&)>& body) {
   for (int rank = 0; rank < size && not_started.empty(); ++rank) try {
       threads.emplace_back([&, rank] {
         const at::ThreadLocalStateGuard as_the_caller(callers);
-        outcomes[static_cast<size_t>(rank)] = run_rank(meeting, rank, body);
+        outcomes[static_cast<size_t>(rank)] = run_rank(meetings, rank, body);
       });
     } catch (const std::system_error& e) {
       not_started = "cannot start thread " + std::to_string(rank) + " of " + std::to_string(size) +
                     ": " + e.what();
-      meeting.leave(rank, not_started);
+      for (int r = rank; r < size; ++r) meetings.leave(r, not_started);
     }
   for (std::thread& thread : threads) thread.join();
   if (!not_started.empty()) throw RunError(not_started);
   for (bool own : {true, false})
     for (const Outcome& outcome : outcomes)
       if (outcome.error && outcome.own == own) std::rethrow_exception(outcome.error);
+}
+
+void run_threads(int size, const std::function<void(Comm&)>& body) {
+  run_thread_ranks(size, [&](CommFactory& factory) {
+    std::vector<int> all(static_cast<size_t>(size));
+    std::iota(all.begin(), all.end(), 0);
+    body(*factory.make(all, ""));
+  });
 }
 
 }  // namespace conclave::comm

@@ -20,14 +20,24 @@ struct Interval {
 struct Piece {       // one tensor of the checkpoint
   std::string name;  // its full key there, e.g. model.layers.0.mlp.experts.3.gate_proj.weight
   std::vector<int64_t> shape;  // its shape here: row-major, whole
-  Interval at;                 // where it lies
+  Interval at;                 // where it lies, or the part of it that an expert rank holds
+  int64_t first = 0;           // which of its elements, row-major, lies at at.begin
   bool transposed = false;     // the checkpoint holds it with the last two dims swapped
+};
+
+struct StoredTensor {  // of the checkpoint
+  std::string name;
+  std::vector<int64_t> shape;  // here
+  bool transposed = false;
 };
 
 struct UnitLayout {
   std::string name;           // e.g. layers.0.experts
   std::vector<Piece> pieces;  // ascending, not overlapping; gaps are alignment
   int64_t numel = 0;          // end of the last weight
+  // All tensors of the unit's weights, those too of which other expert ranks hold all; the same on
+  // every rank.
+  std::vector<StoredTensor> tensors;
 
   // Size of the flat buffer when cut for `shards` ranks: a multiple of shards · kUnitAlign.
   int64_t padded(int shards) const;

@@ -5,10 +5,9 @@
 // One H200, 2026-11-23, the form that `halves` was written from: 671 TFLOP/s on Qwen3's rank shape
 // (depth 2048, columns 1536, 16 experts, 65,536 rows), 1.40 × gather + at::_grouped_mm + compiled
 // SwiGLU; 1.16 × at DeepSeek-V3's. bench/experts_bench.cpp measures the present one.
-#include <atomic>
-
 #include "kernels/grouped_gemm.cuh"
 #include "kernels/grouped_gemm.h"
+#include "kernels/hopper.h"
 #include "kernels/launch.h"
 #include "kernels/tensor_map.h"
 
@@ -26,9 +25,12 @@ CONCLAVE_DEVICE void gated(float g0, float g1, float slope, float scale0, float 
   y1 = g1 * (r * a) * scale1;
 }
 
+template <ptx::Major major>
 struct Product {
   static constexpr int kParts = 4;
-  static constexpr bool kBias = true, kWeightedBias = true;
+  static constexpr bool kBias = major == ptx::Major::by_k, kWeightedBias = kBias;
+  static constexpr bool kNarrow = true;
+  static constexpr auto kMajor = major;
 
   CONCLAVE_DEVICE static int first_row(const Params&, int n, int half) {
     return n * 256 + half * 128;
@@ -44,7 +46,8 @@ struct Product {
 // them: two stores, the activations in two parts, their store.
 struct Halves {
   static constexpr int kParts = 10;
-  static constexpr bool kBias = false, kWeightedBias = false;
+  static constexpr bool kBias = false, kWeightedBias = false, kNarrow = false;
+  static constexpr auto kMajor = ptx::Major::by_k;
 
   CONCLAVE_DEVICE static int first_row(const Params& p, int n, int half) {
     return half * (p.columns / 2) + n * 128;
@@ -81,6 +84,8 @@ struct Halves {
 struct Interleaved {
   static constexpr int kParts = 14;
   static constexpr bool kBias = true, kWeightedBias = false;
+  static constexpr bool kNarrow = false;  // no registers for it
+  static constexpr auto kMajor = ptx::Major::by_k;
 
   CONCLAVE_DEVICE static int first_row(const Params&, int n, int half) {
     return n * 256 + half * 128;
@@ -139,7 +144,9 @@ template <class F>
 void by_form(GroupedForm form, const F& f) {
   switch (form) {
     case GroupedForm::product:
-      return f(grouped::Product());
+      return f(grouped::Product<ptx::Major::by_k>());
+    case GroupedForm::transposed:
+      return f(grouped::Product<ptx::Major::by_row>());
     case GroupedForm::halves:
       return f(grouped::Halves());
     case GroupedForm::interleaved:
@@ -147,54 +154,22 @@ void by_form(GroupedForm form, const F& f) {
   }
 }
 
-constexpr int kDevices = 64;  // whose answers are kept
+bool aligned(const void* at, int to) { return reinterpret_cast<uintptr_t>(at) % to == 0; }
 
-template <class Form>
-void launch(const grouped::Maps& maps, const grouped::Params& p, int blocks, int device,
-            cudaStream_t stream) {
-  // The attribute belongs to the function on one device.
-  static std::atomic<bool> ready[kDevices];
-  auto* kernel = grouped::grouped_gemm_kernel<Form>;
-  if (device >= kDevices || !ready[device]) {
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         grouped::kSharedBytes);
-    check_launch("grouped_gemm: shared memory");
-    if (device < kDevices) ready[device] = true;
-  }
-  kernel<<<blocks, grouped::kThreads, grouped::kSharedBytes, stream>>>(maps, p);
-  check_launch("grouped_gemm");
-}
-
-// Whether what runs on the device is the code for sm_90a, not what the driver makes of other PTX.
-bool on_hopper(int device) {
-  static std::atomic<int> known[kDevices];  // 0: not yet, 1: yes, 2: no
-  int answer = device < kDevices ? known[device].load() : 0;
-  if (answer == 0) {
-    int major = 0, minor = 0;
-    cudaFuncAttributes code{};
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    auto* kernel = grouped::grouped_gemm_kernel<grouped::Product>;
-    const bool found =
-        major == 9 && minor == 0 && cudaFuncGetAttributes(&code, kernel) == cudaSuccess;
-    answer = found && code.ptxVersion >= 90 ? 1 : 2;
-    if (device < kDevices) known[device] = answer;
-  }
-  return answer == 1;
+bool is_product(GroupedForm form) {
+  return form == GroupedForm::product || form == GroupedForm::transposed;
 }
 
 }  // namespace
 
 bool grouped_gemm_supported(const GroupedGemm& p, GroupedForm form) {
-  int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess || !on_hopper(device)) return false;
   bool fits = false;
-  by_form(form, [&](auto f) {
-    const int64_t least = decltype(f)::kParts * grouped::kDepth;
-    fits = p.depth >= least && (decltype(f)::kBias || !p.bias);
+  by_form(form, [&]<class Form>(Form) {
+    const void* kernel = reinterpret_cast<const void*>(grouped::grouped_gemm_kernel<Form>);
+    fits = has_hopper_code(kernel) && p.depth >= Form::kParts * grouped::kDepth &&
+           (Form::kBias || !p.bias);
   });
-  auto aligned = [](const void* at, int to) { return reinterpret_cast<uintptr_t>(at) % to == 0; };
-  const int64_t width = form == GroupedForm::product ? 64 : 128;
+  const int64_t width = is_product(form) ? 64 : 128;
   return fits && p.depth % grouped::kDepth == 0 && p.columns > 0 && p.columns % width == 0 &&
          p.experts >= 1 && p.experts <= grouped::kMaxExperts && p.rows < (1ll << 31) &&
          p.depth < (1 << 30) && p.columns < (1 << 30) && aligned(p.x, 16) && aligned(p.w, 16) &&
@@ -202,14 +177,15 @@ bool grouped_gemm_supported(const GroupedGemm& p, GroupedForm form) {
 }
 
 void grouped_gemm(const GroupedGemm& p, GroupedForm form, cudaStream_t stream, int sms) {
-  const bool product = form == GroupedForm::product;
+  constexpr int kDepth = grouped::kDepth;
   grouped::Maps maps{};
-  tensor_map(&maps.w, p.w, {p.depth, p.columns, p.experts}, {grouped::kDepth, 128, 1});
+  if (form == GroupedForm::transposed)
+    tensor_map(&maps.w, p.w, {p.columns, p.depth, p.experts}, {64, kDepth, 1});
+  else
+    tensor_map(&maps.w, p.w, {p.depth, p.columns, p.experts}, {kDepth, 128, 1});
+  if (!p.index) tensor_map(&maps.x, p.x, {p.depth, p.rows, 1}, {kDepth, grouped::kRows, 1});
   tensor_map(&maps.out, p.out, {p.columns, p.rows}, {64, 16});
-  if (!product) tensor_map(&maps.act, p.act, {p.columns / 2, p.rows}, {64, 16});
-  int device = 0, all = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&all, cudaDevAttrMultiProcessorCount, device);
+  if (!is_product(form)) tensor_map(&maps.act, p.act, {p.columns / 2, p.rows}, {64, 16});
   const int n_tiles = static_cast<int>((p.columns + 255) / 256);
   const grouped::Params params{static_cast<const char*>(p.x),
                                p.index,
@@ -224,8 +200,13 @@ void grouped_gemm(const GroupedGemm& p, GroupedForm form, cudaStream_t stream, i
                                p.experts,
                                n_tiles,
                                n_tiles < grouped::kBand ? n_tiles : grouped::kBand};
-  const int blocks = sms > 0 && sms < all ? sms : all;
-  by_form(form, [&](auto f) { launch<decltype(f)>(maps, params, blocks, device, stream); });
+  const int all = multiprocessors(), blocks = sms > 0 && sms < all ? sms : all;
+  by_form(form, [&]<class Form>(Form) {
+    auto* kernel = grouped::grouped_gemm_kernel<Form>;
+    allow_shared_memory(reinterpret_cast<const void*>(kernel), grouped::kSharedBytes);
+    kernel<<<blocks, grouped::kThreads, grouped::kSharedBytes, stream>>>(maps, params);
+    check_launch("grouped_gemm");
+  });
 }
 
 }  // namespace conclave::kernels

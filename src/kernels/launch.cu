@@ -20,4 +20,12 @@ void synchronize(cudaStream_t stream) {
   check(cudaStreamSynchronize(stream), "waiting for the device");
 }
 
+int multiprocessors() {
+  int device = 0, n = 0;
+  check(cudaGetDevice(&device), "asking for the device");
+  check(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device),
+        "asking for the multiprocessors");
+  return n;
+}
+
 }  // namespace conclave::kernels

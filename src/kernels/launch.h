@@ -25,6 +25,9 @@ void check_launch(const char* kernel);
 // Waits until the stream's work is done. Throws RunError if any of it failed.
 void synchronize(cudaStream_t stream);
 
+// The current device's number of multiprocessors.
+int multiprocessors();
+
 inline int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
 // Every pointer is a multiple of 16 bytes (or null), and so is `row_bytes`.

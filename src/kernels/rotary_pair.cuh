@@ -17,10 +17,13 @@ CONCLAVE_DEVICE void rotate(A (&a)[N], A (&b)[N], const A* cos, const A* sin, A 
 }
 
 template <class T>
-CONCLAVE_DEVICE int64_t position_of(const RotaryArgs<T>& a, int64_t token) {
-  const int64_t position = a.positions[token];
+CONCLAVE_DEVICE int64_t checked_position(const RotaryArgs<T>& a, int64_t position) {
   DEVICE_CHECK(position >= 0 && position < a.known, "rotary: a position is outside of the table");
   return position;
+}
+template <class T>
+CONCLAVE_DEVICE int64_t position_of(const RotaryArgs<T>& a, int64_t token) {
+  return checked_position(a, a.positions[token]);
 }
 
 }  // namespace conclave::kernels

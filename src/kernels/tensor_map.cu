@@ -27,13 +27,14 @@ Encode encode_tiled() {
 }  // namespace
 
 void tensor_map(CUtensorMap* map, const void* data, std::initializer_list<int64_t> sizes,
-                std::initializer_list<int> box) {
+                std::initializer_list<int> box, MapOf elements) {
+  const bool bf16 = elements == MapOf::bf16;
   cuuint64_t size[3], stride[2];
   cuuint32_t length[3], step[3] = {1, 1, 1}, dims = 0;
   std::string described;
   for (int64_t n : sizes) {
     size[dims] = static_cast<cuuint64_t>(n);
-    if (dims > 0) stride[dims - 1] = (dims > 1 ? stride[dims - 2] : 2) * size[dims - 1];
+    if (dims > 0) stride[dims - 1] = (dims > 1 ? stride[dims - 2] : bf16 ? 2 : 4) * size[dims - 1];
     length[dims] = static_cast<cuuint32_t>(box.begin()[dims]);
     described += (dims ? ", " : "") + std::to_string(n);
     ++dims;
@@ -41,8 +42,9 @@ void tensor_map(CUtensorMap* map, const void* data, std::initializer_list<int64_
   const Encode encode = encode_tiled();
   const CUresult result =
       encode
-          ? encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, dims, const_cast<void*>(data), size,
-                   stride, length, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+          ? encode(map, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+                   dims, const_cast<void*>(data), size, stride, length, step,
+                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
           : CUDA_ERROR_NOT_FOUND;
   if (result != CUDA_SUCCESS)

@@ -39,6 +39,7 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       sequence_aux_coef(k.number({"aux_loss_alpha"}, 0)),
       z_coef(std::max(options.z_coef, 0.0)),
       share(options.share),
+      device(options.device),
       tied(k.flag("tie_word_embeddings", false)),
       biases(k.flag("attention_bias", otherwise.biases)),
       renormalise(k.flag("norm_topk_prob", otherwise.renormalise)),
@@ -97,7 +98,8 @@ ops::RotaryTable Frame::rotary(const Keys& k, int64_t dim, const ops::RopeConfig
                                at::ScalarType dtype) const {
   if (dim % 2)
     k.refuse("head_dim", "expected an even number (rotary pairs), got " + std::to_string(dim));
-  return ops::rotary_table(max_positions, dim, read_rope(k, otherwise), dtype);
+  const auto table = ops::rotary_table(max_positions, dim, read_rope(k, otherwise), dtype);
+  return {table.cos.to(device), table.sin.to(device)};
 }
 
 }  // namespace conclave::models

@@ -27,6 +27,7 @@ struct Frame {
   double eps, initializer_range;
   double aux_coef, sequence_aux_coef, z_coef;  // of the router's losses
   nn::Share share;
+  at::Device device;  // of the rotary tables
   bool tied;
   bool biases;       // of the attention's projections
   bool renormalise;  // norm_topk_prob: the chosen experts' weights sum to 1

@@ -16,6 +16,7 @@ class Keys;
 
 struct DecoderOptions {
   at::ScalarType dtype = at::kFloat;  // of weights and activations: fp32, fp64 or bf16
+  at::Device device = at::kCPU;       // where rotary tables lie: that of the weights to come
   // Coefficients of the router's losses (nn/router.h): auxiliary, sequence auxiliary, z; negative:
   // what config.json says, 0 where it has no key for it.
   double aux_coef = -1, sequence_aux_coef = -1, z_coef = -1;

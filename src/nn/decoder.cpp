@@ -4,7 +4,8 @@ namespace conclave::nn {
 
 Unit& Decoder::add_unit(std::string name, at::ScalarType dtype, bool trained) {
   if (!trained && dtype == at::kBFloat16) dtype = at::kFloat;
-  units.push_back(std::make_unique<Unit>(std::move(name), dtype, trained, share.expert_ranks));
+  units.push_back(std::make_unique<Unit>(std::move(name), dtype, trained, share.expert_ranks,
+                                         share.expert_rank));
   return *units.back();
 }
 

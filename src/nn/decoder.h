@@ -54,7 +54,8 @@ struct Mtp {
 
 // What of a decoder this process holds: all layers, and of each
 struct Share {
-  int64_t expert_ranks = 1;  // one of so many equal parts of the experts
+  int64_t expert_ranks = 1;  // one of so many equal parts of the experts,
+  int64_t expert_rank = 0;   // the so many-th
   bool ends = true;  // embedding, final norm and head; without: a pipeline rank between others
 };
 

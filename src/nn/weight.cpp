@@ -46,8 +46,7 @@ at::Tensor Weight::grad() const {
   return unit_->grad().narrow(0, at_.begin, at_.size()).view(shape_);
 }
 
-Weight& Unit::add(std::string name, std::vector<int64_t> shape,
-                  std::vector<std::pair<std::string, std::vector<int64_t>>> pieces, Init init,
+Weight& Unit::add(std::string name, std::vector<int64_t> shape, std::vector<Part> parts, Init init,
                   bool decay, bool transposed) {
   auto w = std::make_unique<Weight>();
   w->unit_ = this;
@@ -58,10 +57,14 @@ Weight& Unit::add(std::string name, std::vector<int64_t> shape,
   w->init_ = init;
   w->decay_ = decay;
   int64_t end = w->at_.begin;
-  for (auto& [piece, piece_shape] : pieces) {
+  for (Part& part : parts) {
+    const comm::Interval here = part.here.value_or(comm::Interval{0, product(part.shape)});
+    layout_.tensors.push_back({part.name, part.shape, transposed});
+    if (part.here && here.size() == 0) continue;
     const int64_t begin = end;
-    end += product(piece_shape);
-    layout_.pieces.push_back({std::move(piece), std::move(piece_shape), {begin, end}, transposed});
+    end += here.size();
+    layout_.pieces.push_back(
+        {std::move(part.name), std::move(part.shape), {begin, end}, here.begin, transposed});
   }
   TORCH_CHECK(end == w->at_.end, "weight ", w->name_, ": its pieces hold ", end - w->at_.begin,
               " elements, expected ", w->numel());
@@ -79,7 +82,7 @@ Weight& Weights::add(const std::string& name, std::vector<int64_t> shape,
 }
 
 Weight& Weights::add_stack(const std::string& pattern, std::vector<int64_t> shape) {
-  std::vector<std::pair<std::string, std::vector<int64_t>>> pieces;
+  std::vector<Unit::Part> pieces;
   const auto names = expand(pattern, 0);
   const int64_t parts = static_cast<int64_t>(names.size());
   TORCH_CHECK(shape.size() == 2 && shape[0] % parts == 0, pattern, ": expected [", parts,
@@ -88,23 +91,27 @@ Weight& Weights::add_stack(const std::string& pattern, std::vector<int64_t> shap
   return dense_.add(prefix_ + pattern, shape, std::move(pieces), Init::normal, true);
 }
 
-void Weights::cut_experts(const std::string& name, std::vector<int64_t>& shape) const {
+int64_t Weights::cut_experts(const std::string& name, std::vector<int64_t>& shape) const {
   TORCH_CHECK(experts_, name, ": this block was given no unit for experts");
   const int64_t ranks = experts_->expert_ranks();
   TORCH_CHECK(shape.at(0) % ranks == 0, name, ": expected a multiple of ", ranks, " experts, got ",
               shape[0]);
   shape[0] /= ranks;
+  return experts_->expert_rank() * shape[0];
 }
 
 Weight& Weights::add_experts(const std::string& pattern, std::vector<int64_t> shape) {
-  cut_experts(pattern, shape);
-  std::vector<std::pair<std::string, std::vector<int64_t>>> pieces;
-  for (int64_t e = 0; e < shape.at(0); ++e) {
+  const int64_t experts = shape.at(0), first = cut_experts(pattern, shape);
+  std::vector<Unit::Part> pieces;
+  for (int64_t e = 0; e < experts; ++e) {
     const auto names = expand(pattern, e);
     const int64_t parts = static_cast<int64_t>(names.size());
     TORCH_CHECK(shape.size() == 3 && shape[1] % parts == 0, pattern, ": expected [experts, ", parts,
                 " · rows, in], got ", c10::IntArrayRef(shape));
-    for (const auto& name : names) pieces.push_back({prefix_ + name, {shape[1] / parts, shape[2]}});
+    for (const auto& name : names) {
+      pieces.push_back({prefix_ + name, {shape[1] / parts, shape[2]}});
+      if (e < first || e >= first + shape[0]) pieces.back().here = comm::Interval{};
+    }
   }
   return experts_->add(prefix_ + pattern, shape, std::move(pieces), Init::normal, true);
 }
@@ -117,13 +124,16 @@ Weight& Weights::add_buffer(const std::string& name, std::vector<int64_t> shape)
 
 Weight& Weights::add_fused_experts(const std::string& name, std::vector<int64_t> shape,
                                    bool transposed) {
-  cut_experts(name, shape);
+  const std::vector<int64_t> whole = shape;
+  const int64_t first = cut_experts(name, shape);
   const bool matrices = shape.size() == 3;
   TORCH_CHECK(matrices || (shape.size() == 2 && !transposed), name,
               ": expected [experts, rows, in], or biases [experts, rows] that are not transposed, "
               "got ",
               c10::IntArrayRef(shape));
-  return experts_->add(prefix_ + name, shape, {{prefix_ + name, shape}},
+  const int64_t numel = product(shape), begin = first * (numel / shape[0]);
+  return experts_->add(prefix_ + name, shape,
+                       {{prefix_ + name, whole, comm::Interval{begin, begin + numel}}},
                        matrices ? Init::normal : Init::zeros, matrices, transposed);
 }
 

@@ -45,23 +45,32 @@ class Weight {
 // gradient and unknown to the optimizer.
 class Unit {
  public:
-  // expert_ranks: experts added to it are cut into so many equal parts, of which it holds one.
-  Unit(std::string name, at::ScalarType dtype, bool trained = true, int64_t expert_ranks = 1)
-      : dtype_(dtype), trained_(trained), expert_ranks_(expert_ranks) {
+  // Experts added to it are cut into expert_ranks equal parts, of which it holds the
+  // expert_rank-th.
+  Unit(std::string name, at::ScalarType dtype, bool trained = true, int64_t expert_ranks = 1,
+       int64_t expert_rank = 0)
+      : dtype_(dtype), trained_(trained), expert_ranks_(expert_ranks), expert_rank_(expert_rank) {
     layout_.name = std::move(name);
   }
   Unit(const Unit&) = delete;
 
-  // Adds a weight of `shape` that the checkpoint knows as `pieces` (name and shape, in order of
-  // memory; they fill it exactly). `transposed`: there the last two dims of each are swapped.
-  Weight& add(std::string name, std::vector<int64_t> shape,
-              std::vector<std::pair<std::string, std::vector<int64_t>>> pieces, Init init,
+  struct Part {
+    std::string name;
+    std::vector<int64_t> shape;  // of the checkpoint's tensor, in this order of memory
+    // Of its elements those that are here; all of them if not set. None: another expert rank has
+    // it.
+    std::optional<comm::Interval> here = {};
+  };
+  // Adds a weight of `shape` that the checkpoint knows as `parts` (in order of memory; they fill it
+  // exactly). `transposed`: there the last two dims of each are swapped.
+  Weight& add(std::string name, std::vector<int64_t> shape, std::vector<Part> parts, Init init,
               bool decay, bool transposed = false);
 
   const std::string& name() const { return layout_.name; }
   at::ScalarType dtype() const { return dtype_; }
   bool trained() const { return trained_; }
   int64_t expert_ranks() const { return expert_ranks_; }
+  int64_t expert_rank() const { return expert_rank_; }
   const comm::UnitLayout& layout() const { return layout_; }
   const std::vector<std::unique_ptr<Weight>>& weights() const { return weights_; }
 
@@ -75,7 +84,7 @@ class Unit {
  private:
   at::ScalarType dtype_;
   bool trained_;
-  int64_t expert_ranks_;
+  int64_t expert_ranks_, expert_rank_;
   comm::UnitLayout layout_;
   std::vector<std::unique_ptr<Weight>> weights_;
   at::Tensor data_, grad_;
@@ -106,7 +115,8 @@ class Weights {
   Weight& add_fused_experts(const std::string& name, std::vector<int64_t> shape, bool transposed);
 
  private:
-  void cut_experts(const std::string& name, std::vector<int64_t>& shape) const;
+  // Leaves in `shape` the part of this rank; returns its first expert.
+  int64_t cut_experts(const std::string& name, std::vector<int64_t>& shape) const;
 
   std::string prefix_;
   Unit& dense_;

@@ -107,6 +107,7 @@ at::Tensor grouped_linear_backward_input(const at::Tensor& dy, const at::Tensor&
   const int64_t in = w.size(2);
   check_offsets_on_device(offsets, dy, w.size(0));
   if (dy.size(0) == 0) return at::empty({0, in}, dy.options());
+  if (auto made = fused_grouped_linear_backward_input(dy, w, offsets)) return *made;
   if (dy.scalar_type() != at::kBFloat16) return rows_times(dy, w, offsets);
   return rows_times(aligned(dy, 1), aligned(w, 2), offsets).slice(1, 0, in).contiguous();
 }
@@ -116,6 +117,7 @@ void grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const 
   const int64_t experts = dw.size(0), out = dw.size(1), in = dw.size(2);
   check_offsets_on_device(offsets, x, experts);
   if (x.size(0) == 0) return;
+  if (fused_grouped_linear_backward_weight_(dw, dy, x, offsets)) return;
   if (x.scalar_type() != at::kBFloat16) {
     each_expert(offsets, [&](int64_t e, int64_t begin, int64_t end) {
       dw.select(0, e).addmm_(dy.slice(0, begin, end).t(), x.slice(0, begin, end));

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include "kernels/grouped_gemm.h"
+#include "kernels/grouped_weight.h"
 #include "ops/launch_cuda.h"
 
 namespace conclave::ops::cuda {
@@ -25,7 +26,7 @@ bool run_grouped_gemm(kernels::GroupedForm form, const at::Tensor& x, const at::
   p.act = act.defined() ? act.data_ptr() : nullptr;
   p.rows = out.size(0);
   p.depth = x.size(1);
-  p.columns = w.size(1);
+  p.columns = out.size(1);
   p.experts = static_cast<int>(w.size(0));
   const OnDevice stream(
       x, {{"index", index}, {"w", w}, {"bias", bias}, {"weights", weights}, {"offsets", offsets}});
@@ -59,6 +60,35 @@ std::optional<at::Tensor> fused_grouped_linear(const at::Tensor& x, const at::Te
   if (!run_grouped_gemm(kernels::GroupedForm::product, x, {}, w, bias, weights, offsets, out, {}))
     return std::nullopt;
   return out;
+}
+
+std::optional<at::Tensor> fused_grouped_linear_backward_input(const at::Tensor& dy,
+                                                              const at::Tensor& w,
+                                                              const at::Tensor& offsets) {
+  if (dy.scalar_type() != at::kBFloat16) return std::nullopt;
+  at::Tensor dx = at::empty({dy.size(0), w.size(2)}, dy.options());
+  if (!run_grouped_gemm(kernels::GroupedForm::transposed, dy, {}, w, {}, {}, offsets, dx, {}))
+    return std::nullopt;
+  return dx;
+}
+
+bool fused_grouped_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x,
+                                           const at::Tensor& offsets) {
+  if (x.scalar_type() != at::kBFloat16 || !dw.is_contiguous()) return false;
+  kernels::GroupedWeight p;
+  p.dy = dy.const_data_ptr();
+  p.x = x.const_data_ptr();
+  p.offsets = offsets.const_data_ptr<int32_t>();
+  p.dw = dw.data_ptr();
+  p.fp32 = dw.scalar_type() == at::kFloat;
+  p.rows = x.size(0);
+  p.out = dw.size(1);
+  p.in = dw.size(2);
+  p.experts = static_cast<int>(dw.size(0));
+  const OnDevice stream(x, {{"dy", dy}, {"dw", dw}, {"offsets", offsets}});
+  if (!kernels::grouped_weight_supported(p)) return false;
+  if (p.rows > 0) kernels::grouped_weight(p, stream);
+  return true;
 }
 
 }  // namespace conclave::ops::cuda

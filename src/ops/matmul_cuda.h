@@ -1,10 +1,10 @@
 // ops/matmul.h and ops/grouped_bias.h on CUDA: operands were checked by their callers. Private to
 // ops/.
 //
-// Dense products are cuBLAS's, with fp32 accumulation. Grouped ones of bf16 are at::_grouped_mm,
-// which reads the offsets on the device: no host sync. The
-// forward on Hopper is kernels/grouped_gemm.h where that does the widths. Widths that are no
-// multiple of 8 are padded for it (TMA wants 16 bytes); a weight gradient is made in bf16, in
+// Dense products are cuBLAS's, with fp32 accumulation. Grouped ones of bf16 are kernels of ours on
+// Hopper (kernels/grouped_gemm.h, grouped_weight.h) where these do the widths, else
+// at::_grouped_mm: both read the offsets on the device, no host sync. For the latter widths that
+// are no multiple of 8 are padded (TMA wants 16 bytes), and a weight gradient is made in bf16, in
 // pieces of at most 256 MiB, and added to the one that is kept. In fp32 and fp64, which are there
 // for tests, each expert is a product of its own and the offsets come to the host: a sync a call.
 #pragma once

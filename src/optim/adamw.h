@@ -23,7 +23,7 @@ struct AdamWConfig {
 // One rank's range of a unit: what the optimizer updates in place.
 struct FlatShard {
   at::Tensor weights;                 // [n] fp32, fp64 or bf16
-  at::Tensor grad;                    // [n] fp32 (fp32 and bf16 weights) or fp64
+  at::Tensor grad;                    // [n] fp32 (fp32 and bf16 weights), bf16 (bf16) or fp64
   std::vector<int64_t> decay_ranges;  // [begin, end) pairs, ascending: where weight decay applies
   bool trained = true;                // false: buffers, which have no gradient and no moments
 };
@@ -36,11 +36,14 @@ struct AdamWStates {
 
 class AdamW {
  public:
-  // Allocates zero moments (and zero low bits for bf16 weights); undefined ones of what is not
-  // trained. The shards' tensors are shared, not copied.
+  // Allocates zero moments (and zero low bits for bf16 weights) beside the weights; undefined ones
+  // of what is not trained. The shards' tensors, all on one device, are shared, not copied.
   AdamW(const AdamWConfig& config, std::vector<FlatShard> shards, const AdamWStates& states = {});
 
-  // One update with gradients times grad_scale. No host work beyond the kernels.
+  // One update with gradients times grad_scale. Nothing changes, the count of steps either, where
+  // that is not finite. lr, grad_scale [1] fp64 on the shards' device. Does not wait for the
+  // device.
+  void step(const at::Tensor& lr, const at::Tensor& grad_scale);
   void step(double lr, double grad_scale = 1);
 
   size_t size() const { return shards_.size(); }
@@ -53,8 +56,9 @@ class AdamW {
   // weights.
   void set_master(size_t shard, const at::Tensor& master);
 
-  int64_t steps() const { return steps_; }  // updates so far: bias correction
-  void set_steps(int64_t steps) { steps_ = steps; }
+  // Updates so far, for the bias correction; reading them waits for the device.
+  int64_t steps() const;
+  void set_steps(int64_t steps);
 
  private:
   struct State {
@@ -63,7 +67,7 @@ class AdamW {
   AdamWConfig config_;
   std::vector<FlatShard> shards_;
   std::vector<State> states_;
-  int64_t steps_ = 0;
+  at::Tensor steps_;  // [1] int64 on the shards' device
 };
 
 }  // namespace conclave::optim

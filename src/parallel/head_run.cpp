@@ -1,5 +1,7 @@
 #include "parallel/head_run.h"
 
+#include <ATen/ops/zeros.h>
+
 #include <utility>
 
 #include "nn/norm.h"
@@ -17,10 +19,9 @@ at::Tensor HeadRun::forward(at::Tensor hidden, nn::Weight& norm, double eps, nn:
     // Loss and both gradients in one pass over chunks of logits: the seed is known, so nothing of
     // them needs to be kept.
     at::Tensor dw = tape_.recording() ? head.grad() : at::Tensor();
-    auto loss = ops::linear_cross_entropy(normed_.data, head.data(), labels, seed, dw);
-    loss_sum_ = loss.loss_sum;
-    scored_ = loss.scored;
-    if (tape_.recording()) tape_.add_grad(normed_.id, loss.dx);
+    loss_sum_ = at::zeros({1}, normed_.data.options().dtype(at::kDouble));
+    tape_.add_grad(normed_.id, ops::linear_cross_entropy_(loss_sum_, normed_.data, head.data(),
+                                                          labels, seed, dw));
   }
   return std::exchange(normed_.data, {});
 }

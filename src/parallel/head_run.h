@@ -11,7 +11,7 @@ class HeadRun {
   explicit HeadRun(const nn::Tape& fresh) : tape_(fresh) {}
 
   // hidden [tokens, hidden] → its norm, same shape. With labels also the loss, Σ over the scored
-  // positions times `seed`, and in training its gradients.
+  // positions times `seed`, and in training its gradients. Does not wait for the device.
   at::Tensor forward(at::Tensor hidden, nn::Weight& norm, double eps, nn::Weight& head,
                      const at::Tensor& labels, double seed);
   // `dnormed`: the gradient of what forward returned, beside the loss's; may be undefined. Returns
@@ -20,14 +20,13 @@ class HeadRun {
 
   nn::Tape& tape() { return tape_; }
   const nn::Tape& tape() const { return tape_; }
-  double loss_sum() const { return loss_sum_; }  // Σ over scored positions, nats
-  int64_t scored() const { return scored_; }
+  // [1] fp64 on hidden's device: Σ over scored positions, nats; undefined without labels.
+  const at::Tensor& loss_sum() const { return loss_sum_; }
 
  private:
   nn::Tape tape_;
   nn::Value in_, normed_;
-  double loss_sum_ = 0;
-  int64_t scored_ = 0;
+  at::Tensor loss_sum_;
 };
 
 }  // namespace conclave::parallel

@@ -1,4 +1,4 @@
-#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include "base/random.h"
 #include "ops/random.h"
@@ -16,7 +16,8 @@ void fill_shard(const at::Tensor& shard, const Shard& s, uint64_t seed, double s
       if (piece.at.begin < w->at().begin || piece.at.end > w->at().end) continue;
       at::Tensor to = shard.narrow(0, part.begin - s.range.begin, part.size());
       if (w->init() == nn::Init::normal)
-        ops::fill_normal_(to, seed, hash_name(piece.name), part.begin - piece.at.begin, stddev);
+        ops::fill_normal_(to, seed, hash_name(piece.name),
+                          piece.first + part.begin - piece.at.begin, stddev);
       else
         to.fill_(w->init() == nn::Init::ones ? 1 : 0);
     }
@@ -24,17 +25,14 @@ void fill_shard(const at::Tensor& shard, const Shard& s, uint64_t seed, double s
 
 }  // namespace
 
-void initialise(Units& units, uint64_t seed, double stddev, std::vector<at::Tensor>* master) {
-  if (master) master->clear();
-  for (auto& s : units.shards()) {
-    at::Tensor exact = s.weights;
-    if (s.unit->dtype() == at::kBFloat16) {
-      exact = at::empty({s.range.size()}, s.weights.options().dtype(at::kFloat));
-      exact.zero_();
-    }
+void initialise(Units& units, uint64_t seed, double stddev, const TakeMaster& master) {
+  for (size_t i = 0; i < units.shards().size(); ++i) {
+    const Shard& s = units.shards()[i];
+    fill_shard(s.weights, s, seed, stddev);
+    if (!master || !s.unit->trained() || s.unit->dtype() != at::kBFloat16) continue;
+    const at::Tensor exact = at::zeros({s.range.size()}, s.weights.options().dtype(at::kFloat));
     fill_shard(exact, s, seed, stddev);
-    if (!exact.is_same(s.weights)) s.weights.copy_(exact);
-    if (master) master->push_back(exact.is_same(s.weights) ? at::Tensor() : exact);
+    master(i, exact);
   }
   units.weights_changed();
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "nn/linear.h"
+#include "ops/cross_entropy.h"
 #include "ops/matmul.h"
 
 namespace conclave::parallel {
@@ -20,6 +21,15 @@ Part part_of(SegmentKind kind) {
   if (kind == mtp_join || kind == mtp_head)
     return Part("multi-token prediction", Part::Inner::swallowed);
   return Part(nullptr);
+}
+
+// a + b, where undefined is 0.
+at::Tensor plus(const at::Tensor& a, const at::Tensor& b) {
+  return a.defined() && b.defined() ? at::add(a, b) : a.defined() ? a : b;
+}
+
+at::Tensor count_scored(const at::Tensor& labels) {
+  return labels.defined() ? labels.ne(ops::kIgnore).sum().view({1}) : at::Tensor();
 }
 
 }  // namespace
@@ -116,7 +126,8 @@ at::Tensor MicroBatch::logits(const at::Tensor& positions) {
               "logits: expected a finished forward without labels");
   at::Tensor out;
   with_weights({SegmentKind::head, -1}, false, [&] {
-    out = ops::linear(at::index_select(hidden_, 0, positions), decoder_.head->data());
+    const at::Tensor rows = at::index_select(hidden_, 0, to_device(positions, hidden_.device()));
+    out = ops::linear(rows, decoder_.head->data());
   });
   return out;
 }
@@ -173,24 +184,24 @@ const at::Tensor& MicroBatch::loads(int layer) const {
   return layers_.at(static_cast<size_t>(layer)).routed().loads;
 }
 
-double MicroBatch::mtp_loss_sum() const {
-  double sum = 0;
-  for (const auto& m : mtp_) sum += m->head_run().loss_sum();
-  return sum;
-}
+at::Tensor MicroBatch::scored() const { return count_scored(batch_.labels); }
 
-int64_t MicroBatch::mtp_scored() const {
-  int64_t sum = 0;
-  for (const auto& m : mtp_) sum += m->head_run().scored();
-  return sum;
-}
-
-double MicroBatch::aux() const {
+at::Tensor MicroBatch::mtp_loss_sum() const {
   at::Tensor sum;
-  for (const auto& l : layers_)
-    if (const at::Tensor& part = l.routed().aux; part.defined())
-      sum = sum.defined() ? at::add(sum, part) : part;
-  return sum.defined() ? sum.item<double>() : 0;
+  for (const auto& m : mtp_) sum = plus(sum, m->head_run().loss_sum());
+  return sum;
+}
+
+at::Tensor MicroBatch::mtp_scored() const {
+  at::Tensor sum;
+  for (const auto& m : mtp_) sum = plus(sum, count_scored(m->batch().labels));
+  return sum;
+}
+
+at::Tensor MicroBatch::aux() const {
+  at::Tensor sum;
+  for (const auto& l : layers_) sum = plus(sum, l.routed().aux);
+  return sum;
 }
 
 std::map<std::string, int64_t> MicroBatch::saved_bytes() const {

@@ -36,11 +36,15 @@ class MicroBatch {
   void forward();
   void backward();
 
-  double loss_sum() const { return head_.loss_sum(); }  // Σ over scored positions, nats
-  int64_t scored() const { return head_.scored(); }
-  double mtp_loss_sum() const;  // the same over the modules of multi-token prediction
-  int64_t mtp_scored() const;
-  double aux() const;  // this micro-batch's part of the routers' losses
+  // Of a finished forward, on the units' device; undefined where there is none: without labels,
+  // without modules of multi-token prediction, without such losses.
+  at::Tensor loss_sum() const {
+    return head_.loss_sum();
+  }                                 // [1] fp64: Σ over scored positions, nats
+  at::Tensor scored() const;        // [1] int64: how many
+  at::Tensor mtp_loss_sum() const;  // the same over the modules of multi-token prediction
+  at::Tensor mtp_scored() const;
+  at::Tensor aux() const;  // [] fp64: this micro-batch's part of the routers' losses
   // [tokens, hidden], and fewer tokens in a module: after the last forward segment; without labels
   // the head leaves the normed states here.
   at::Tensor hidden() const { return hidden_; }
@@ -58,10 +62,12 @@ class MicroBatch {
   LayerRun& layer_of(Segment s) { return layers_[static_cast<size_t>(s.layer)]; }
   MtpRun& mtp_of(Segment s) { return *mtp_[static_cast<size_t>(s.layer) - decoder_.layers.size()]; }
   // Of a module that no document of this micro-batch is long enough for. Its weights are gathered
-  // nonetheless: another rank may need them.
+  // nonetheless: another rank may need them. Among several expert ranks it runs, with no token: its
+  // experts may get those of others.
   bool is_empty(Segment s) const {
     const auto layer = static_cast<size_t>(s.layer), layers = decoder_.layers.size();
-    return s.layer >= 0 && layer >= layers && mtp_[layer - layers]->batch().ids.numel() == 0;
+    return dispatcher_.ranks() == 1 && s.layer >= 0 && layer >= layers &&
+           mtp_[layer - layers]->batch().ids.numel() == 0;
   }
   void add_layer(int index, const nn::Rows& rows, const nn::Tape& fresh);
   nn::Tape* tape_of(Segment s);

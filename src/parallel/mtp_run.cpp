@@ -25,8 +25,9 @@ NextToken next_token(const Batch& before) {
     const int64_t end = std::lower_bound(kept.begin(), kept.end(), offset) - kept.begin();
     if (end > rows.back()) rows.push_back(end);
   }
-  NextToken next{at::tensor(kept, at::TensorOptions().dtype(at::kLong)).to(before.ids.device()),
-                 before};
+  NextToken next{
+      to_device(at::tensor(kept, at::TensorOptions().dtype(at::kLong)), before.ids.device()),
+      before};
   const at::Tensor after = next.kept.add(1);
   next.batch.ids = at::index_select(before.ids, 0, after);
   next.batch.labels = at::index_select(before.labels, 0, after);

@@ -9,6 +9,7 @@
 
 namespace conclave::parallel {
 
+// Tensors on the units' device.
 struct Batch {
   at::Tensor ids;     // [tokens] int64
   at::Tensor labels;  // [tokens] int64: target of each position, ops::kIgnore where there is none;
@@ -18,6 +19,11 @@ struct Batch {
   // labels are undefined then.
   at::Tensor hidden = {};
 };
+
+// Copies to `device` through pinned memory, without waiting; what is there already is shared. A
+// batch's `replay` is left as it is.
+at::Tensor to_device(const at::Tensor& host, at::Device device);
+Batch to_device(Batch batch, at::Device device);
 
 struct RunOptions {
   bool training = true;                 // record tapes and compute gradients

@@ -14,9 +14,11 @@ namespace conclave::recipes {
 
 int print_dry_run(const PretrainConfig& c, const ModelChoice& choice,
                   const std::string& config_path) {
-  const nn::Decoder decoder =
-      describe_model(choice.config, choice.from, parse_dtype(c.dtype, "dtype"),
-                     router_coefs(c.model), choice.places, choice.mtp_weight != 0);
+  const nn::Decoder decoder = describe_model(choice.config, choice.from,
+                                             {.dtype = parse_dtype(c.dtype, "dtype"),
+                                              .coefs = router_coefs(c.model),
+                                              .places = choice.places,
+                                              .mtp = choice.mtp_weight != 0});
   const plan::ModelShape shape = shape_of(decoder);
   const auto parameters = plan::parameters(shape);
   std::printf("# %s, effective\n%s\n", config_path.c_str(), dump_config(c).c_str());

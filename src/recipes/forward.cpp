@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/timer.h"
 #include "optim/adamw.h"
+#include "recipes/device.h"
 #include "recipes/model_io.h"
 #include "train/state.h"
 #include "train/step.h"
@@ -81,7 +82,7 @@ std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const paral
                                   int64_t rows, int64_t seq) {
   const at::ScalarType wide = out_dtype(m.decoder->embedding_unit->dtype());
   std::vector<NamedTensor> out;
-  parallel::Batch unlabelled = batch;
+  parallel::Batch unlabelled = parallel::to_device(batch, m.units->device());
   unlabelled.labels = at::Tensor();
   parallel::MicroBatch inference(*m.decoder, *m.units, *m.dispatcher, unlabelled,
                                  {.training = false});
@@ -141,8 +142,14 @@ void forward(const ForwardOptions& o) {
   if (o.timings && o.steps <= 0) throw ConfigError("--timings: needs --steps");
   if (o.mtp_weight != 0 && !o.grads) throw ConfigError("--mtp-weight: needs --grads");
   const Inputs in = read_inputs(o);
-  Model m = load_model(o.model, parse_dtype(o.dtype, "--dtype"), o.grads || o.steps > 0, {0, 0, 0},
-                       /*mtp=*/o.mtp_weight != 0);
+  const at::ScalarType dtype = parse_dtype(o.dtype, "--dtype");
+  const at::Device device = choose_device(o.device, "--device");
+  check_dtype_on(device, dtype, "--dtype");
+  Model m = load_model(o.model, {.dtype = dtype,
+                                 .device = device,
+                                 .training = o.grads || o.steps > 0,
+                                 .coefs = {0, 0, 0},
+                                 .mtp = o.mtp_weight != 0});
   if (o.mtp_weight != 0 && m.decoder->mtp.empty())
     throw ConfigError("--mtp-weight: " + o.model + " has no modules of multi-token prediction");
   check_range(o, "input_ids", in.ids, m.decoder->vocab, false);
@@ -154,6 +161,7 @@ void forward(const ForwardOptions& o) {
                    std::to_string(m.decoder->max_positions));
   auto out = o.steps > 0 ? optimizer_steps(o, m, in)
                          : one_pass(o, m, make_batch(in.ids[0], in.labels[0]), rows, seq);
+  for (NamedTensor& tensor : out) tensor.data = tensor.data.cpu();
   checkpoint::write_safetensors_atomic(o.out, out);
 }
 

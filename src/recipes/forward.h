@@ -10,7 +10,7 @@ struct ForwardOptions {
   std::string ids;    // safetensors with input_ids and maybe labels, I64 [batch, seq], or [steps,
                       // batch, seq] with steps
   std::string out;    // safetensors to be written; a file that is there survives a failure
-  std::string dtype = "fp32";
+  std::string dtype = "fp32", device = "cpu";
   bool grads = false;
   int64_t steps = 0;     // > 0: that many AdamW steps; only `losses` [steps] is written
   bool timings = false;  // with steps: `seconds` [steps] beside it

@@ -16,6 +16,7 @@
 #include "base/timer.h"
 #include "data/tokenizer.h"
 #include "parallel/micro_batch.h"
+#include "recipes/device.h"
 #include "recipes/model_io.h"
 #include "recipes/threads.h"
 
@@ -35,12 +36,13 @@ class Reader {
     b.rows.positions = at::arange(seen_, seen_ + n, at::kLong);
     b.rows.doc_offsets = b.rows.row_offsets = {0, n};
     b.rows.cache = &cache_;
-    parallel::MicroBatch micro(*model_.decoder, *model_.units, *model_.dispatcher, std::move(b),
+    parallel::MicroBatch micro(*model_.decoder, *model_.units, *model_.dispatcher,
+                               parallel::to_device(std::move(b), model_.units->device()),
                                {.training = false});
     micro.forward();
     seen_ += n;
     const at::Tensor logits =
-        micro.logits(at::full({1}, n - 1, at::kLong)).to(at::kDouble).contiguous();
+        micro.logits(at::full({1}, n - 1, at::kLong)).to(at::kDouble).cpu().contiguous();
     const double* p = logits.const_data_ptr<double>();
     return {p, p + logits.numel()};
   }
@@ -145,7 +147,10 @@ int generate(const std::string& config_path, const std::vector<std::string>& set
     return 0;
   }
   use_threads(c.threads);
-  Model model = load_model(c.model, parse_dtype(c.dtype, "dtype"), /*training=*/false);
+  const at::ScalarType dtype = parse_dtype(c.dtype, "dtype");
+  const at::Device device = choose_device(c.device, config.source.location("device"));
+  check_dtype_on(device, dtype, config.source.location("dtype"));
+  Model model = load_model(c.model, {.dtype = dtype, .device = device});
   const auto tokenizer = data::Tokenizer::load(c.model + "/tokenizer.json");
   if (tokenizer.vocab_size() > model.decoder->vocab)
     throw ConfigError(c.model + ": the tokenizer has " + std::to_string(tokenizer.vocab_size()) +

@@ -15,6 +15,7 @@ struct GenerateConfig {
   double temperature = 0.8;
   double top_p = 0.95;
   int64_t seed = 1;
+  std::string device = "auto";
   std::string dtype = "fp32";
   int64_t threads = 0;
 
@@ -29,6 +30,7 @@ struct GenerateConfig {
     f("top_p", top_p, "draw from the likeliest tokens that together have this probability",
       within(0, 1));
     f("seed", seed, "of the drawing", not_negative);
+    f("device", device, "auto: a GPU where there is one", one_of({"auto", "cpu", "cuda"}));
     f("dtype", dtype, "to compute in", one_of({"fp32", "bf16", "fp64"}));
     f("threads", threads, "CPU threads; 0: all cores", not_negative);
   }

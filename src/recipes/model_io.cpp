@@ -1,6 +1,6 @@
 #include "recipes/model_io.h"
 
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -17,37 +17,32 @@ at::ScalarType parse_dtype(const std::string& name, const std::string& where) {
 }
 
 nn::Decoder describe_model(const nlohmann::json& config, const std::string& from,
-                           at::ScalarType dtype, const RouterCoefs& coefs,
-                           const std::map<std::string, std::string>& places, bool mtp) {
+                           const ModelOptions& o) {
   return models::make_decoder(config, from,
-                              {.dtype = dtype,
-                               .aux_coef = coefs.aux,
-                               .sequence_aux_coef = coefs.sequence_aux,
-                               .z_coef = coefs.z,
-                               .mtp = mtp,
-                               .places = places});
+                              {.dtype = o.dtype,
+                               .device = o.device,
+                               .aux_coef = o.coefs.aux,
+                               .sequence_aux_coef = o.coefs.sequence_aux,
+                               .z_coef = o.coefs.z,
+                               .mtp = o.mtp,
+                               .places = o.places});
 }
 
-Model make_model(nlohmann::json config, const std::string& from, at::ScalarType dtype,
-                 bool training, const RouterCoefs& coefs,
-                 const std::map<std::string, std::string>& places, bool mtp) {
+Model make_model(nlohmann::json config, const std::string& from, const ModelOptions& o) {
   Model m;
   m.config = std::move(config);
-  m.decoder =
-      std::make_unique<nn::Decoder>(describe_model(m.config, from, dtype, coefs, places, mtp));
+  m.decoder = std::make_unique<nn::Decoder>(describe_model(m.config, from, o));
   m.comm = comm::single();
-  m.units = std::make_unique<parallel::Units>(*m.decoder, *m.comm,
-                                              parallel::UnitsOptions{.training = training});
+  m.units = std::make_unique<parallel::Units>(
+      *m.decoder, *m.comm, parallel::UnitsOptions{.training = o.training, .device = o.device});
   m.dispatcher = std::make_unique<comm::LocalDispatcher>();
   return m;
 }
 
-Model load_model(const std::string& folder, at::ScalarType dtype, bool training,
-                 const RouterCoefs& coefs, bool mtp) {
+Model load_model(const std::string& folder, const ModelOptions& options) {
   const checkpoint::HfFolder files(folder);
   const std::string from = folder + "/config.json";
-  Model m =
-      make_model(parse_json(files.config_json(), from), from, dtype, training, coefs, {}, mtp);
+  Model m = make_model(parse_json(files.config_json(), from), from, options);
   train::load_weights(files, *m.units, [&](size_t i) { return m.units->shards()[i].weights; });
   return m;
 }
@@ -60,10 +55,10 @@ optim::AdamW make_adamw(parallel::Units& units, const optim::AdamWConfig& config
 }
 
 void fill_new(Model& m, optim::AdamW& optimizer, uint64_t seed) {
-  std::vector<at::Tensor> masters;
-  parallel::initialise(*m.units, seed, m.decoder->initializer_range, &masters);
-  for (size_t i = 0; i < masters.size(); ++i)
-    if (masters[i].defined()) optimizer.set_master(i, masters[i]);
+  parallel::initialise(*m.units, seed, m.decoder->initializer_range,
+                       [&](size_t shard, const at::Tensor& values) {
+                         if (optimizer.lo(shard).defined()) optimizer.set_master(shard, values);
+                       });
 }
 
 void fill_from_folder(const std::string& folder, Model& m, optim::AdamW& optimizer) {
@@ -71,7 +66,8 @@ void fill_from_folder(const std::string& folder, Model& m, optim::AdamW& optimiz
   std::vector<at::Tensor> masters(m.units->shards().size());
   for (size_t i = 0; i < masters.size(); ++i)
     if (optimizer.lo(i).defined())
-      masters[i] = at::zeros({m.units->shards()[i].range.size()}, at::kFloat);
+      masters[i] =
+          at::zeros_like(m.units->shards()[i].weights, at::TensorOptions().dtype(at::kFloat));
   train::load_weights(files, *m.units, [&](size_t i) {
     return masters[i].defined() ? masters[i] : m.units->shards()[i].weights;
   });

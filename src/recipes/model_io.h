@@ -32,21 +32,25 @@ struct RouterCoefs {
 // "fp32", "fp64" or "bf16"; ConfigError otherwise, beginning with `where`.
 at::ScalarType parse_dtype(const std::string& name, const std::string& where);
 
-// The decoder alone, without memory for its weights. `places` of an inline config, `mtp`:
-// models/registry.h.
+struct ModelOptions {
+  at::ScalarType dtype = at::kFloat;  // of weights and activations
+  at::Device device = at::kCPU;
+  bool training = false;  // with gradients
+  RouterCoefs coefs = {};
+  std::map<std::string, std::string> places = {};  // of an inline config: models/registry.h
+  bool mtp = false;                                // likewise
+};
+
+// The decoder alone, without memory for its weights.
 nn::Decoder describe_model(const nlohmann::json& config, const std::string& from,
-                           at::ScalarType dtype, const RouterCoefs& coefs = {},
-                           const std::map<std::string, std::string>& places = {}, bool mtp = false);
+                           const ModelOptions& options);
 
 // Shapes and buffers, weights not yet filled. `from` names the config in messages.
-Model make_model(nlohmann::json config, const std::string& from, at::ScalarType dtype,
-                 bool training, const RouterCoefs& coefs = {},
-                 const std::map<std::string, std::string>& places = {}, bool mtp = false);
+Model make_model(nlohmann::json config, const std::string& from, const ModelOptions& options);
 
-// A model folder read, converted to dtype. Throws RunError or ConfigError naming the file, tensor
-// or key.
-Model load_model(const std::string& folder, at::ScalarType dtype, bool training,
-                 const RouterCoefs& coefs = {}, bool mtp = false);
+// A model folder read, converted to the options' dtype. Throws RunError or ConfigError naming the
+// file, tensor or key.
+Model load_model(const std::string& folder, const ModelOptions& options);
 
 // config.json of a folder that the model's weights are saved in: what `config` says, without its
 // quantization, with the type they have now (under the name that `config` has for it, torch_dtype

@@ -14,6 +14,7 @@
 #include "data/bigram.h"
 #include "data/tokenized_text.h"
 #include "optim/adamw.h"
+#include "recipes/device.h"
 #include "recipes/dry_run.h"
 #include "recipes/model_io.h"
 #include "recipes/pretrain_config.h"
@@ -168,15 +169,20 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   return_large_blocks();
   const at::ScalarType dtype = parse_dtype(c.dtype, "dtype");
   const ModelChoice choice = choose_model(c, source);
+  ModelOptions options{.dtype = dtype,
+                       .training = true,
+                       .coefs = router_coefs(c.model),
+                       .places = choice.places,
+                       .mtp = choice.mtp_weight != 0};
   if (c.model.bias_update_rate)
-    check_bias_update(source, describe_model(choice.config, choice.from, dtype,
-                                             router_coefs(c.model), choice.places));
+    check_bias_update(source, describe_model(choice.config, choice.from, options));
   if (dry_run) return print_dry_run(c, choice, config_path);
 
   install_stop_handlers();
+  options.device = choose_device(c.device, source.location("device"));
+  check_dtype_on(options.device, dtype, source.location("dtype"));
   const std::string resume = resume_from(c, source);
-  Model m = make_model(choice.config, choice.from, dtype, /*training=*/true, router_coefs(c.model),
-                       choice.places, choice.mtp_weight != 0);
+  Model m = make_model(choice.config, choice.from, options);
   Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
   nlohmann::json config_to_save = saved_config(m.config, *m.decoder, dtype);

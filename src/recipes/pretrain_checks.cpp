@@ -78,8 +78,9 @@ namespace {
 // saves.
 double choose_mtp_weight(const PretrainConfig& c, const ConfigSource& source,
                          const ModelChoice& choice) {
-  const nn::Decoder decoder = describe_model(choice.config, choice.from, at::kFloat,
-                                             router_coefs(c.model), choice.places, /*mtp=*/true);
+  const nn::Decoder decoder =
+      describe_model(choice.config, choice.from,
+                     {.coefs = router_coefs(c.model), .places = choice.places, .mtp = true});
   const bool asked = source.is_set("model.mtp_weight");
   if (decoder.mtp.empty()) {
     if (!asked) return 0;

@@ -97,6 +97,7 @@ struct PretrainConfig {
   std::string resume = "auto";
   int64_t seed = 1;
   int64_t threads = 0;
+  std::string device = "auto";
   std::string dtype = "fp32";
   int64_t steps = 1000;
   double clip_norm = 1;
@@ -116,6 +117,7 @@ struct PretrainConfig {
     f("seed", seed, "of weights and of the order of rows", not_negative);
     f("threads", threads, "CPU threads; 0: all cores. The results do not depend on it",
       not_negative);
+    f("device", device, "auto: a GPU where there is one", one_of({"auto", "cpu", "cuda"}));
     f("dtype", dtype, "of weights and activations; bf16 keeps an exact fp32 master",
       one_of({"fp32", "bf16", "fp64"}));
     f("steps", steps, "optimizer steps", at_least(1));

@@ -109,7 +109,7 @@ double ProxyRun::step(int64_t index) {
     }
     parallel::MicroBatch micro(decoder_, units_, dispatcher_, std::move(b), run);
     micro.forward();
-    loss += micro.loss_sum();
+    if (decoder_.share.ends) loss += micro.loss_sum().item().toDouble();
     if (!decoder_.share.ends) micro.seed(dhidden_);
     micro.backward();
   }

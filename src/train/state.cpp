@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "base/error.h"
+#include "checkpoint/stored.h"
 
 namespace conclave::train {
 namespace {
@@ -20,9 +21,20 @@ void each_piece(parallel::Units& units, const OfShard& of, const F& f) {
     for (auto [index, part] : s.unit->layout().pieces_in(s.range)) {
       const auto& piece = s.unit->layout().pieces[static_cast<size_t>(index)];
       f(piece, flat.narrow(0, part.begin - s.range.begin, part.size()),
-        part.begin - piece.at.begin);
+        piece.first + part.begin - piece.at.begin);
     }
   }
+}
+
+// The names of all weights of the decoder, in every form that files may hold them in.
+void add_all_names(const parallel::Units& units, std::vector<std::string>& names) {
+  using checkpoint::Form;
+  const auto add = [&](const std::string& tensor) {
+    for (Form form : {Form::plain, Form::fp8, Form::mxfp4})
+      for (std::string& name : checkpoint::names_of(tensor, form)) names.push_back(std::move(name));
+  };
+  for (const auto& unit : units.decoder().units)
+    for (const comm::StoredTensor& tensor : unit->layout().tensors) add(tensor.name);
 }
 
 // The numbers of a TrainState by name; the same list reads and writes.
@@ -70,7 +82,8 @@ std::vector<checkpoint::NamedTensor> weight_tensors(parallel::Units& units) {
 
 void load_weights(const checkpoint::HfFolder& folder, parallel::Units& units, const OfShard& into) {
   std::vector<std::string> beside = units.decoder().beside;
-  beside.push_back("*.rotary_emb.inv_freq");  // older exports have it
+  if (units.comm().size() > 1) add_all_names(units, beside);  // other ranks hold parts
+  beside.push_back("*.rotary_emb.inv_freq");                  // older exports have it
   for (const auto& [name, weight] : units.decoder().copies) beside.push_back(name);
   checkpoint::load_tensors(folder, load_targets(units, into), beside);
   units.weights_changed();

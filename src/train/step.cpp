@@ -20,6 +20,8 @@ std::vector<double> sum_over_ranks(comm::Comm& comm, std::vector<double> numbers
   return numbers;
 }
 
+double number(const at::Tensor& t) { return t.defined() ? t.item().toDouble() : 0; }
+
 int64_t count_scored(const at::Tensor& labels) {
   const int64_t* l = labels.const_data_ptr<int64_t>();
   return labels.numel() - std::count(l, l + labels.numel(), int64_t{-100});
@@ -48,7 +50,8 @@ double max_load(const std::vector<at::Tensor>& loads) {
   double most = 0;
   for (const auto& layer : loads) {
     if (!layer.defined()) continue;
-    const int64_t* l = layer.const_data_ptr<int64_t>();
+    const at::Tensor host = layer.cpu();
+    const int64_t* l = host.const_data_ptr<int64_t>();
     double sum = 0, max = 0;
     for (int64_t e = 0; e < layer.numel(); ++e)
       sum += static_cast<double>(l[e]), max = std::max(max, static_cast<double>(l[e]));
@@ -87,12 +90,13 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
   for (auto& b : batches) {
     b.rows.aux_seed = 1 / counts[1];
     b.rows.token_seed = 1 / counts[2];
-    parallel::MicroBatch batch(decoder, units, dispatcher, std::move(b), run);
+    parallel::MicroBatch batch(decoder, units, dispatcher,
+                               parallel::to_device(std::move(b), units.device()), run);
     batch.forward();
-    g.loss_sum += batch.loss_sum();
-    g.mtp_loss_sum += batch.mtp_loss_sum();
-    g.mtp_scored += batch.mtp_scored();
-    g.aux += batch.aux();
+    g.loss_sum += number(batch.loss_sum());
+    g.mtp_loss_sum += number(batch.mtp_loss_sum());
+    g.mtp_scored += static_cast<int64_t>(number(batch.mtp_scored()));
+    g.aux += number(batch.aux());
     add_loads(g.loads, decoder, batch);
     batch.backward();
   }
@@ -120,7 +124,7 @@ StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& 
                .aux = g.aux,
                .scored = g.scored};
   r.max_load = g.max_load;
-  r.grad_norm = units.gradient_norm();
+  r.grad_norm = std::sqrt(number(units.squared_gradient_norm()));
   if (!std::isfinite(r.grad_norm) || !std::isfinite(r.loss + r.mtp_loss)) {
     r.skipped = true;
     return r;
@@ -136,9 +140,12 @@ StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& 
 
 Gradients evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
                    parallel::Batch batch) {
-  parallel::MicroBatch micro(decoder, units, dispatcher, std::move(batch), {.training = false});
+  const int64_t scored = count_scored(batch.labels);
+  parallel::MicroBatch micro(decoder, units, dispatcher,
+                             parallel::to_device(std::move(batch), units.device()),
+                             {.training = false});
   micro.forward();
-  return {.loss_sum = micro.loss_sum(), .scored = micro.scored()};
+  return {.loss_sum = number(micro.loss_sum()), .scored = scored};
 }
 
 }  // namespace conclave::train

@@ -169,6 +169,9 @@ struct Tiny {
   comm::LocalDispatcher dispatcher;
 };
 
+// What a tensor of one number holds; 0 where there is none.
+inline double number(const at::Tensor& t) { return t.defined() ? t.item().toDouble() : 0; }
+
 inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   return a.sizes() == b.sizes() &&
          std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;

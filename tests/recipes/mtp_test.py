@@ -38,7 +38,8 @@ def config_file(folder):
     text = {"output": str(folder / "run"), "seed": 3, "threads": 1, "steps": 4, "clip_norm": 1.0, "model": {"config": MODEL}}
     text |= {"data": {"text": {"paths": [str(folder / "text")], "validation_every": 8}, "tokenizer": str(folder / "tokenizer")}}
     text["data"] |= {"seq_len": 32, "cache": str(folder / "cache")}
-    text |= {"batch": {"rows": 4, "micro_rows": 2}, "validation": {"every": 0}, "checkpoint": {"every": 2}, "schedule": {"kind": "constant"}}
+    text |= {"batch": {"rows": 4, "micro_rows": 2}, "validation": {"every": 0}, "checkpoint": {"every": 2}}
+    text["schedule"] = {"kind": "constant", "warmup_steps": 0}
     path = folder / "run.yaml"
     path.write_text(json.dumps(text))  # JSON is YAML
     return path

@@ -1,0 +1,46 @@
+#include "recipes/device.h"
+
+#include <ATen/Context.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "recipes/device_cuda.h"
+
+namespace conclave::recipes {
+namespace {
+
+#ifdef CONCLAVE_CUDA
+constexpr bool kCudaBuild = true;
+#else
+constexpr bool kCudaBuild = false;
+#endif
+
+}  // namespace
+
+at::Device choose_device(const std::string& name, const std::string& where) {
+  if (name != "auto" && name != "cpu" && name != "cuda")
+    throw ConfigError(where + ": expected auto, cpu or cuda, got `" + name + "`");
+  const bool there = kCudaBuild && at::hasCUDA();
+  if (name == "cuda" && !there)
+    throw ConfigError(where + ": cuda, but " +
+                      (kCudaBuild ? "there is no GPU that the driver shows to this process"
+                                  : "this program was built without CUDA") +
+                      "; set it to cpu, or to auto");
+  if (name == "cpu" || !there) return at::kCPU;
+  const at::Device gpu(at::kCUDA, 0);
+  log_info("runs on the GPU, " + device_name(gpu));
+  return gpu;
+}
+
+void check_dtype_on(at::Device device, at::ScalarType dtype, const std::string& where) {
+  if (device.is_cuda() && dtype == at::kDouble)
+    throw ConfigError(where + ": fp64 runs on the CPU alone; set device to cpu, or another type");
+}
+
+std::string device_name(at::Device device) {
+  if constexpr (kCudaBuild)
+    if (device.is_cuda()) return cuda::device_name(device);
+  return "CPU";
+}
+
+}  // namespace conclave::recipes

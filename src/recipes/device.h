@@ -1,0 +1,19 @@
+// The device that a recipe runs on.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+namespace conclave::recipes {
+
+// auto (a GPU where there is one, and it says so), cpu or cuda. ConfigError, beginning with
+// `where`, for any other name and where there is no GPU for `cuda`.
+at::Device choose_device(const std::string& name, const std::string& where);
+
+// ConfigError, beginning with `where`, for fp64 on a GPU, whose kernels do not have it.
+void check_dtype_on(at::Device device, at::ScalarType dtype, const std::string& where);
+
+// Of a CUDA device: "NVIDIA H100 80GB HBM3".
+std::string device_name(at::Device device);
+
+}  // namespace conclave::recipes

@@ -1,0 +1,58 @@
+// The matrix of layouts (docs/bars.md, 6.1): every factorisation of the ranks × families ×
+// dispatchers, three steps with clipping in fp64, as one rank computes them. Policies (recompute,
+// micro-batches, releasing, reduction) go along so that each pair of their values is met with every
+// family and dispatcher.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+
+#include "ranks/parity.h"
+
+namespace conclave::ranks {
+namespace {
+
+// Row of an orthogonal array of strength 2, in fact 3: all triples of values occur.
+Policy policy(size_t row) {
+  const bool a = row & 1, b = row & 2, c = row & 4;
+  return {.recompute = a,
+          .one_row_at_once = b,
+          .release = c,
+          .reduction = (a != b) != c ? parallel::Reduction::all_to_all
+                                     : parallel::Reduction::reduce_scatter};
+}
+
+void expect_parity(const Run& run) {
+  for (const std::string& line : differences(run)) ADD_FAILURE() << run.text() << ": " << line;
+}
+
+class Matrix : public testing::TestWithParam<int> {};
+
+TEST_P(Matrix, EqualsOneRank) {
+  const int world = GetParam();
+  size_t cell = 0, runs = 0;
+  const auto all = layouts(world);
+  for (const Family& family : families())
+    for (const comm::RankLayout& layout : all)
+      for (const char* dispatcher : {"all_to_all", "all_gather"}) {
+        if (layout.ep == 1 && dispatcher != std::string("all_to_all")) continue;
+        expect_parity({&family, layout, dispatcher, policy(cell++)});
+        ++runs;
+      }
+  std::printf("%d ranks: %zu layouts, %zu runs\n", world, all.size(), runs);
+}
+INSTANTIATE_TEST_SUITE_P(Ranks, Matrix, testing::Values(1, 2, 4, 6, 8),
+                         testing::PrintToStringParamName());
+
+// A few of each, for every change: both views cut and replicated, expert ranks that cross replicas.
+TEST(Some, LayoutsEqualOneRank) {
+  size_t cell = 0;
+  for (const Family& family : families())
+    for (const comm::RankLayout& layout :
+         {comm::RankLayout{2, 1, 2, 1}, comm::RankLayout{1, 2, 1, 2}, comm::RankLayout{2, 2, 4, 1},
+          comm::RankLayout{1, 4, 2, 2}, comm::RankLayout{3, 2, 2, 1}, comm::RankLayout{2, 4, 4, 1}})
+      expect_parity({&family, layout, cell % 2 ? "all_gather" : "all_to_all", policy(cell)}),
+          ++cell;
+}
+
+}  // namespace
+}  // namespace conclave::ranks

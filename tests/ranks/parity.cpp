@@ -1,0 +1,234 @@
+#include "ranks/parity.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <mutex>
+
+#include "base/text.h"
+#include "comm/dispatch_ranks.h"
+#include "train/step.h"
+
+namespace conclave::ranks {
+namespace {
+
+constexpr int kSteps = 3;
+const std::set<std::string> kClasses = {"norm",     "qkv",     "rotary", "attention",  "linear",
+                                        "dispatch", "gate_up", "swiglu", "experts_out"};
+
+// One rank of a run, with what it trains.
+struct Rank {
+  Rank(const Run& run, comm::CommFactory& factory)
+      : groups(comm::make_groups(run.layout, factory)),
+        decoder(parallel::testing::make_tiny(
+            run.family->config,
+            {.expert_ranks = groups.ep->size(), .expert_rank = groups.ep->rank()})),
+        units(decoder, groups,
+              {.release_after_use = run.policy.release, .reduction = run.policy.reduction}),
+        dispatcher(comm::make_dispatcher(run.dispatcher, *groups.ep)) {
+    parallel::initialise(units, 5, 0.3);
+    parallel::testing::fill_correction_biases(decoder);
+    std::vector<optim::FlatShard> shards;
+    for (const auto& s : units.shards())
+      shards.push_back({s.weights, s.grad, s.decay_ranges, s.unit->trained()});
+    optimizer.emplace(optim::AdamWConfig{}, std::move(shards));
+  }
+
+  train::StepResult step(const Run& run) {
+    const int world = run.layout.world(), mine = kRows / world,
+              cut = run.policy.one_row_at_once ? 1 : mine, first = groups.world->rank() * mine;
+    std::vector<parallel::Batch> batches;
+    for (int r = 0; r < mine; r += cut) batches.push_back(rows_of(first + r, cut));
+    return train::step(decoder, units, *dispatcher, *optimizer, std::move(batches),
+                       {.lr = 1e-3,
+                        .clip_norm = 0.5,
+                        .recompute = run.policy.recompute ? kClasses : std::set<std::string>{},
+                        .bias_rate = 1e-3,
+                        .mtp_weight = run.family->mtp_weight});
+  }
+
+  comm::Groups groups;
+  nn::Decoder decoder;
+  parallel::Units units;
+  std::unique_ptr<comm::Dispatcher> dispatcher;
+  std::optional<optim::AdamW> optimizer;
+};
+
+// Calls f(name, numel of the whole tensor, first, values) for what this rank holds of each tensor.
+template <class Of, class F>
+void each_part(parallel::Units& units, const Of& of, const F& f) {
+  for (const auto& s : units.shards()) {
+    const at::Tensor flat = of(s);
+    if (!flat.defined()) continue;
+    for (auto [index, part] : s.unit->layout().pieces_in(s.range)) {
+      const auto& piece = s.unit->layout().pieces[static_cast<size_t>(index)];
+      int64_t numel = 1;
+      for (int64_t n : piece.shape) numel *= n;
+      f(piece.name, numel, piece.first + part.begin - piece.at.begin,
+        flat.narrow(0, part.begin - s.range.begin, part.size()));
+    }
+  }
+}
+
+at::Tensor gradient(const parallel::Shard& s) { return s.grad; }
+at::Tensor weights(const parallel::Shard& s) { return s.weights; }
+
+Named whole(parallel::Units& units, at::Tensor (*of)(const parallel::Shard&)) {
+  Named out;
+  each_part(units, of,
+            [&](const std::string& name, int64_t numel, int64_t, const at::Tensor& part) {
+              TORCH_CHECK(part.numel() == numel, name, ": expected all of it on one rank");
+              out[name] = part.clone();
+            });
+  return out;
+}
+
+Reference one_rank(const Family& family) {
+  Reference out;
+  comm::run_thread_ranks(1, [&](comm::CommFactory& factory) {
+    const Run run{.family = &family, .layout = {}};
+    Rank rank(run, factory);
+    for (int i = 0; i < kSteps; ++i) {
+      const train::StepResult r = rank.step(run);
+      TORCH_CHECK(!r.skipped && r.grad_norm > 0.5, family.name,
+                  ": expected a step that is clipped");
+      out.losses.push_back(r.loss), out.mtp_losses.push_back(r.mtp_loss);
+      out.auxs.push_back(r.aux), out.norms.push_back(r.grad_norm);
+      out.max_loads.push_back(r.max_load);
+      out.gradients.push_back(whole(rank.units, gradient));
+    }
+    out.weights = whole(rank.units, weights);
+  });
+  return out;
+}
+
+// Collects what ranks find; at most a few lines.
+class Findings {
+ public:
+  void add(std::string line) {
+    const std::lock_guard lock(mutex_);
+    if (lines_.size() < 12) lines_.push_back(std::move(line));
+  }
+  void near(const std::string& what, double got, double want, double tolerance) {
+    if (!(std::abs(got - want) <= tolerance))
+      add(format("%s: %.17g, one rank has %.17g", what.c_str(), got, want));
+  }
+  std::vector<std::string> lines() { return std::move(lines_); }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::string> lines_;
+};
+
+// How many ranks hold each element, and whether what they hold is one rank's.
+class Coverage {
+ public:
+  Coverage(const Named& want, Findings& findings) : want_(want), findings_(findings) {
+    for (const auto& [name, t] : want) held_[name] = std::vector<int>(t.numel(), 0);
+  }
+  void take(int rank, const std::string& what, parallel::Units& units,
+            at::Tensor (*of)(const parallel::Shard&)) {
+    each_part(units, of, [&](const std::string& name, int64_t, int64_t first, const at::Tensor& t) {
+      const auto found = want_.find(name);
+      if (found == want_.end()) return findings_.add(what + ": one rank has no " + name);
+      const double* want = found->second.const_data_ptr<double>() + first;
+      const double* got = t.const_data_ptr<double>();
+      const double scale = parallel::testing::largest(found->second);
+      const double tolerance = 1e-10 * std::clamp(scale, 1e-6, 1.0);
+      double most = 0;
+      for (int64_t i = 0; i < t.numel(); ++i)
+        most = std::isnan(got[i]) ? INFINITY : std::max(most, std::abs(got[i] - want[i]));
+      if (!(most <= tolerance))
+        findings_.add(format("%s of %s on rank %d: off by %.3g, largest %.3g", what.c_str(),
+                             name.c_str(), rank, most, scale));
+      const std::lock_guard lock(mutex_);
+      for (int64_t i = 0; i < t.numel(); ++i) ++held_[name][static_cast<size_t>(first + i)];
+    });
+  }
+  // Each element `dense` times, one of an expert `experts` times, of a buffer `world` times.
+  void expect(int dense, int experts, int world) {
+    for (const auto& [name, counts] : held_) {
+      const int times = name.find("correction_bias") != std::string::npos ? world
+                        : name.find(".experts.") != std::string::npos     ? experts
+                                                                          : dense;
+      for (int n : counts)
+        if (n != times) {
+          findings_.add(format("%s: held by %d ranks, expected %d", name.c_str(), n, times));
+          break;
+        }
+    }
+  }
+
+ private:
+  const Named& want_;
+  Findings& findings_;
+  std::mutex mutex_;
+  std::map<std::string, std::vector<int>> held_;
+};
+
+}  // namespace
+
+std::string Policy::text() const {
+  std::string text;
+  if (recompute) text += ", recompute";
+  if (one_row_at_once) text += ", one row at once";
+  if (release) text += ", release";
+  if (reduction == parallel::Reduction::all_to_all) text += ", sums in rank order";
+  return text;
+}
+
+std::string Run::text() const {
+  return std::string(family->name) + ", " + layout.text() +
+         (layout.ep > 1 ? ", " + dispatcher : "") + policy.text();
+}
+
+const Reference& reference(const Family& family) {
+  static std::map<std::string, Reference> known;
+  auto found = known.find(family.name);
+  if (found == known.end()) found = known.emplace(family.name, one_rank(family)).first;
+  return found->second;
+}
+
+std::vector<std::string> differences(const Run& run) {
+  at::set_num_threads(1);  // ranks are the threads
+  const Reference& want = reference(*run.family);
+  Findings findings;
+  std::vector<Coverage> gradients;
+  gradients.reserve(kSteps);
+  for (const Named& g : want.gradients) gradients.emplace_back(g, findings);
+  Coverage last(want.weights, findings);
+  comm::run_thread_ranks(run.layout.world(), [&](comm::CommFactory& factory) {
+    at::set_num_threads(1);
+    Rank rank(run, factory);
+    const int me = factory.rank();
+    for (size_t i = 0; i < kSteps; ++i) {
+      const train::StepResult r = rank.step(run);
+      const std::string step = "step " + std::to_string(i + 1);
+      findings.near(step + " loss", r.loss, want.losses[i], 1e-12);
+      findings.near(step + " mtp loss", r.mtp_loss, want.mtp_losses[i], 1e-12);
+      findings.near(step + " aux", r.aux, want.auxs[i], 1e-12);
+      findings.near(step + " gradient norm", r.grad_norm, want.norms[i], 1e-10);
+      findings.near(step + " largest load", r.max_load, want.max_loads[i], 0);
+      gradients[i].take(me, step + " gradient", rank.units, gradient);
+    }
+    last.take(me, "weights", rank.units, weights);
+  });
+  const comm::RankLayout& l = run.layout;
+  last.expect(l.dp_replicate, l.ep_replicate, l.world());
+  for (Coverage& g : gradients) g.expect(l.dp_replicate, l.ep_replicate, l.world());
+  return findings.lines();
+}
+
+std::vector<comm::RankLayout> layouts(int world, int64_t experts) {
+  std::vector<comm::RankLayout> all;
+  for (int shard = 1; shard <= world; ++shard)
+    for (int ep = 1; ep <= world; ++ep)
+      for (int copies = 1; copies <= world; ++copies)
+        if (world % shard == 0 && world % (ep * copies) == 0 && experts % ep == 0)
+          all.push_back(
+              {.dp_replicate = world / shard, .dp_shard = shard, .ep = ep, .ep_replicate = copies});
+  return all;
+}
+
+}  // namespace conclave::ranks
