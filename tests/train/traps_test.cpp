@@ -43,6 +43,7 @@ Outcome outcome(int ranks, const nlohmann::json& config) {
     Outcome mine;
     mine.norm = step(decoder, units, dispatcher, optimizer, rows_of(comm.rank(), ranks),
                      {.lr = 0, .clip_norm = 0.1, .mtp_weight = 0.3})
+                    .wait()
                     .grad_norm;
     for (const auto& s : units.shards()) {
       if (!s.unit->trained()) continue;
@@ -101,7 +102,7 @@ TEST(Experts, Trap5WithoutATokenTheGradientIsZeroAndMomentsDecay) {
   RoutedModel m(router_options(nn::Scoring::sigmoid));
   optim::AdamW optimizer = make_adamw(m.units);
   const StepOptions options{.lr = 1e-3};
-  step(m.decoder, m.units, m.dispatcher, optimizer, {packed_rows(0, 4)}, options);
+  step(m.decoder, m.units, m.dispatcher, optimizer, {packed_rows(0, 4)}, options).wait();
   auto of_experts = [&](const at::Tensor& flat, const nn::Weight& w, int64_t e) {
     const int64_t each = w.numel() / kExperts;
     return flat.narrow(0, w.at().begin + e * each, each).clone();
@@ -121,7 +122,7 @@ TEST(Experts, Trap5WithoutATokenTheGradientIsZeroAndMomentsDecay) {
   for (auto& layer : m.decoder.layers) layer.block->correction_bias()->data()[idle].fill_(-100);
   for (const auto& s : shards)
     if (s.grad.defined()) s.grad.fill_(7);
-  step(m.decoder, m.units, m.dispatcher, optimizer, {packed_rows(0, 4)}, options);
+  step(m.decoder, m.units, m.dispatcher, optimizer, {packed_rows(0, 4)}, options).wait();
   size_t next = 0;
   each_expert_weight([&](size_t i, const nn::Weight& w) {
     EXPECT_EQ(largest(of_experts(shards[i].grad, w, idle)), 0) << w.name();
