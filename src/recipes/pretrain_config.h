@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/config.h"
+#include "comm/rank_layout.h"
 #include "data/text.h"
 #include "optim/adamw.h"
 #include "optim/schedule.h"
@@ -115,6 +116,7 @@ struct PretrainConfig {
   ValidationSection validation;
   CheckpointSection checkpoint;
   MemorySection memory;
+  comm::ParallelConfig parallel;
 
   void fields(auto& f) {
     f("output", output, "folder of the run: checkpoints, metrics.jsonl, summary.json");
@@ -140,6 +142,8 @@ struct PretrainConfig {
     f("schedule", schedule, "learning rate over the steps");
     f("validation", validation, "on the documents held out");
     f("checkpoint", checkpoint, "when to save");
+    f("parallel", parallel,
+      "how several ranks share the work (conclave launch, torchrun, srun, mpirun)");
     f("memory", memory, "what the backward keeps");
   }
 };
