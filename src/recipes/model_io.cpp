@@ -44,8 +44,8 @@ nn::Decoder describe_model(const nlohmann::json& config, const std::string& from
                                .sequence_aux_coef = o.coefs.sequence_aux,
                                .z_coef = o.coefs.z,
                                .mtp = o.mtp,
-                               .places = o.places,
-                               .share = share});
+                               .share = share,
+                               .places = o.places});
 }
 
 Model make_model(nlohmann::json config, const std::string& from, const ModelOptions& o) {
