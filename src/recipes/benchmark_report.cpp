@@ -7,6 +7,7 @@
 #include "base/human.h"
 #include "base/text.h"
 #include "plan/work.h"
+#include "recipes/device.h"
 #include "recipes/shape.h"
 
 namespace conclave::recipes {
@@ -19,13 +20,6 @@ std::string bytes(int64_t n) { return human_bytes(static_cast<double>(n)); }
 const std::set<std::string> kBesideLayers{
     "",          "dispatch, stand-in", "combine, stand-in", "head and loss",
     "embedding", "optimizer",          "zero gradients",    "batch"};
-
-// Dense bf16 operations a second of the whole chip, as its vendor says; 0: not known.
-double peak_flops(const std::string& device) {
-  const bool hopper =
-      device.find("H100") != std::string::npos || device.find("H200") != std::string::npos;
-  return hopper ? 989e12 : 0;
-}
 
 // Seconds that the work of a part takes at the rates measured in this run.
 double floor_seconds(const plan::Work& w, const Rates& r) {

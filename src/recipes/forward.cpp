@@ -97,14 +97,14 @@ std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const paral
         train::accumulate(*m.decoder, *m.units, *m.dispatcher, {batch}, {}, o.mtp_weight);
     e = {g.loss_sum, g.scored};
     if (o.mtp_weight != 0)
-      out.push_back({"mtp_loss", g.mtp_loss_sum.div(g.mtp_scored).view({}).to(wide)});
+      out.push_back({"mtp_loss", g.mtp_loss_sum.div(g.mtp_scored).squeeze().to(wide)});
     for (auto& t :
          train::named_tensors(*m.units, [&](size_t i) { return m.units->shards()[i].grad; }))
       out.push_back({t.name, t.data});
   } else {
     e = train::evaluate(*m.decoder, *m.units, *m.dispatcher, batch);
   }
-  out.push_back({"loss", e.loss_sum.div(static_cast<double>(e.scored)).view({}).to(wide)});
+  out.push_back({"loss", e.loss_sum.div(static_cast<double>(e.scored)).squeeze().to(wide)});
   return out;
 }
 

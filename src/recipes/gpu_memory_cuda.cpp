@@ -1,5 +1,6 @@
 #include "recipes/gpu_memory_cuda.h"
 
+#include <ATen/Context.h>
 #include <c10/core/AllocatorConfig.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
@@ -29,6 +30,7 @@ OfDevice of_device() {
 int64_t free_memory() { return static_cast<int64_t>(of_device().free); }
 
 void limit_memory(int64_t bytes, const std::string& message) {
+  at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
   c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
   const double part = static_cast<double>(bytes) / static_cast<double>(of_device().total);
   allocator::setMemoryFraction(std::min(part, 1.0), c10::cuda::current_device());

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/files.h"
 #include "base/hash.h"
@@ -16,8 +17,10 @@
 #include "optim/adamw.h"
 #include "recipes/device.h"
 #include "recipes/dry_run.h"
+#include "recipes/measure.h"
 #include "recipes/model_io.h"
 #include "recipes/pretrain_config.h"
+#include "recipes/pretrain_gpu.h"
 #include "recipes/ranks.h"
 #include "recipes/shape.h"
 #include "recipes/threads.h"
@@ -147,6 +150,9 @@ void print_summary(const PretrainConfig& c, const std::string& config_path, cons
   std::printf("  speed            %s over %s\n",
               human_rate(number("tokens_per_second"), "tokens").c_str(),
               human_duration(number("seconds")).c_str());
+  if (s.contains("model_tflops"))
+    std::printf("  of the GPU       %.4g model TFLOP/s%s\n", number("model_tflops"),
+                s.contains("mfu") ? format(", MFU %.1f %%", 100 * number("mfu")).c_str() : "");
   std::printf("  peak memory      %s, forecast %s\n",
               human_bytes(number("peak_memory_bytes")).c_str(),
               human_bytes(number("forecast_memory_bytes")).c_str());
@@ -219,20 +225,22 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                        .mtp = choice.mtp_weight != 0};
   if (c.model.bias_update_rate)
     check_bias_update(source, describe_model(choice.config, choice.from, options));
-  if (dry_run) return print_dry_run(c, choice, config_path);
+  const at::Device device = options.device = choose_device(c.device, source.location("device"));
+  check_dtype_on(device, dtype, source.location("dtype"));
+  if (c.cuda_graph && !device.is_cuda())
+    throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
+  if (dry_run) return print_dry_run(c, choice, device, config_path);
 
   install_stop_handlers();
-  options.device = choose_device(c.device, source.location("device"));
-  check_dtype_on(options.device, dtype, source.location("dtype"));
-  if (c.cuda_graph && !options.device.is_cuda())
-    throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
   options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options), world);
   options.dispatcher = c.parallel.dispatcher;
   options.ranks = world;
   if (world) {
-    options.device = settle(*world, options.device);
+    options.device = settle(*world, device);
     log_info("layout: " + options.layout.text());
   }
+  const plan::ModelShape shape = shape_of(describe_model(choice.config, choice.from, options));
+  if (device.is_cuda()) prepare_gpu(c, forecast(c, shape, device, 0));
   const auto find_resume = [&] { return resume_from(c, source); };
   const std::string resume = world ? world->of_rank_zero("checkpoint", find_resume) : find_resume();
   Model m = make_model(choice.config, choice.from, options);
@@ -263,12 +271,13 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   }
 
   const plan::MemoryForecast memory = forecast(
-      c, shape_of(*m.decoder),
+      c, shape, device,
       data_bytes(*d.corpus.train, d.train) + data_bytes(*d.corpus.validation, d.validation));
-  if (!world)
-    log_info(format("memory: %s will be needed, %s are free",
+  if (!world)  // a forecast of ranks is the dry run's
+    log_info(format("memory%s: %s will be needed, %s are free",
+                    device.is_cuda() ? " of the GPU" : "",
                     human_bytes(static_cast<double>(memory.total())).c_str(),
-                    human_bytes(static_cast<double>(available_memory())).c_str()));
+                    human_bytes(static_cast<double>(free_memory(device))).c_str()));
   checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last),
                                world ? m.groups.world.get() : nullptr);
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
@@ -280,6 +289,11 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                          .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.cuda_graph = c.cuda_graph;
+  std::optional<GpuFigures> gpu;
+  if (device.is_cuda()) {
+    gpu.emplace(device, shape, c.data.seq_len);
+    loop.beside_rate = [&](double tokens_per_second) { return gpu->text(tokens_per_second); };
+  }
   loop.validate_every = c.validation.every;
   loop.checkpoint_every = c.checkpoint.every;
   loop.lr = [&](int64_t step) {
@@ -293,7 +307,8 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   };
   const auto result = train::run_loop(loop, parts, state);
   if (world && world->rank() != 0) return result.stopped ? 75 : 0;
-  const auto summary = summary_of(c, d, state, result, memory);
+  auto summary = summary_of(c, d, state, result, memory);
+  if (gpu) gpu->add_to(summary);
   write_file_atomic(c.output + "/summary.json", summary.dump(2) + "\n");
   print_summary(c, config_path, summary, folder.step_path(state.step).string());
   return result.stopped ? 75 : 0;

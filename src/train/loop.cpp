@@ -153,9 +153,11 @@ class Loop {
     const double left =
         static_cast<double>((config_.steps - state_.step) * config_.rows * parts_.train.seq_len()) /
         rate_;
+    std::string rate_text = human_rate(rate_, "tokens");
+    if (config_.beside_rate) rate_text += "  " + config_.beside_rate(rate_);
     std::string text =
         format("step %lld/%lld  loss %.4f  %s  %s left", static_cast<long long>(state_.step),
-               static_cast<long long>(config_.steps), r.loss, human_rate(rate_, "tokens").c_str(),
+               static_cast<long long>(config_.steps), r.loss, rate_text.c_str(),
                human_duration(left).c_str());
     if (result_.last_validation > 0) text += format("  validation %.4f", result_.last_validation);
     status_.show(text);

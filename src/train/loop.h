@@ -26,6 +26,8 @@ struct LoopConfig {
   int64_t validate_every = 0;              // 0: at the end only
   int64_t checkpoint_every = 0;            // 0: at the end only
   std::function<double(int64_t step)> lr;  // of step 1, 2, …
+  // What the progress line says beside the rate; may be empty.
+  std::function<std::string(double tokens_per_second)> beside_rate;
 };
 
 // What is trained, introduced by the recipe. All outlive the loop. Where several ranks share the

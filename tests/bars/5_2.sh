@@ -9,7 +9,7 @@ declare -A at_least=([gptoss_20b]=0.54 [deepseek_v3]=0.58 [kimi_k2]=0.58 [gptoss
 
 # What `master` costs at the layers and micro-batch of the run in bf16, without the limit; where they do not fit, at the most that do.
 master() { # MODEL
-  local model="$1" layers free=(gate=real batch.rows=16 gradients=bf16 memory_limit=none warmup=2 steps=5)
+  local model="$1" layers free=(gate=real batch.rows=16 gradients=bf16 memory_limit=none warmup=1 steps=4)
   layers="$(figures get "$model" layers)" || return
   measure "${model}_master" "$model" "${free[@]}" precision=master "layers=$layers" >"$OUT/refused" || {
     grep -m 1 'limit is' "$OUT/refused" || { cat "$OUT/refused"; return 1; }

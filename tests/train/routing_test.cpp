@@ -223,7 +223,8 @@ TEST(CorrectionBias, IsSavedRestoredAndUnknownToTheOptimizer) {
     optim::AdamW adam_a = make_adamw(a.units);
     auto run = [](RoutedModel& m, optim::AdamW& adam) {
       return step(m.decoder, m.units, m.dispatcher, adam, {packed_rows(0, 4)},
-                  {.lr = 1e-2, .bias_rate = 0.01});
+                  {.lr = 1e-2, .bias_rate = 0.01})
+          .wait();
     };
     run(a, adam_a);
     auto contents = contents_of(a.units, adam_a, {.step = 1});
