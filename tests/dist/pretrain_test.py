@@ -1,7 +1,7 @@
 """`conclave pretrain` on several processes over Gloo against one: the losses of twelve steps, the gradients of the first (the
 optimizer's first moments hold them), each tensor. Also: stopped by Ctrl-C, gone on with another number of ranks, killed.
 
-    pretrain_test.py [--ranks N...] [--launchers launch torchrun mpirun srun] [--only parity|stop|kill]
+    pretrain_test.py [--ranks N...] [--launchers launch torchrun mpirun srun] [--only parity|stop|kill|restart]
 
 Exit status 0 or 1; a launcher that is not there is named.
 """
@@ -146,12 +146,24 @@ class Trial:
         self.tally.check("one of four ranks is killed", ended, 1, "rank 2 on ", "was killed by signal 9", "its last operation: ", within=LIMIT)
         self.tally.check("four ranks go on", self.start(4, "killed", steps=60, checkpoint__every=5).end(), 0, "resuming from ")
 
+    def restart(self):
+        """Under torchrun with a restart the run goes on from its last checkpoint."""
+        command = torchrun(2, *self.command("restarted", {}, steps=60, checkpoint__every=5))
+        if command is None:
+            print("skipped: torchrun is not installed")
+            return
+        at = command.index("--no-python")
+        run = Started([*command[:at], "--max-restarts", "1", *command[at:]])
+        self.wait_for_steps(run, "restarted", 12)
+        os.kill(run.ranks()[1], signal.SIGKILL)
+        self.tally.check("torchrun starts two ranks again, one of which was killed", run.end(), 0, "resuming from ")
+
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--ranks", type=int, nargs="+", default=[2, 4], choices=sorted(LAYOUTS))
     parse.add_argument("--launchers", nargs="+", default=["launch", "torchrun"], choices=["launch", "torchrun", "mpirun", "srun"])
-    parse.add_argument("--only", choices=["parity", "stop", "kill"])
+    parse.add_argument("--only", choices=["parity", "stop", "kill", "restart"])
     args = parse.parse_args()
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
@@ -162,6 +174,8 @@ def main():
             trial.stop()
         if args.only in (None, "kill"):
             trial.kill()
+        if args.only in (None, "restart"):
+            trial.restart()
     return tally.finish()
 
 
