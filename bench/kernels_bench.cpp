@@ -1,8 +1,7 @@
 // Memory-bound ops on the GPU at the models' sizes, each beside a copy of as many bytes in the same
-// run: `kernels_bench [PART OF A NAME]`. Prints a line of JSON for each, the device first. Times
-// are medians over rounds of random order, by CUDA events; before each the L2 cache is filled with
-// something else by reading it, so that nothing waits for its lines to be written back.
+// run: `kernels_bench [PART OF A NAME]`. Prints a line of JSON for each, the device first.
 #include <ATen/Context.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -16,14 +15,15 @@
 #include <algorithm>
 #include <cstdio>
 #include <functional>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "beside_copy.h"
 #include "kernels/cross_entropy.h"
 #include "ops/adamw.h"
 #include "ops/dispatch.h"
 #include "ops/embedding.h"
+#include "ops/grouped_bias.h"
 #include "ops/head_norm_rotary.h"
 #include "ops/norm.h"
 #include "ops/random.h"
@@ -32,18 +32,10 @@
 
 namespace {
 using namespace conclave;
+using namespace conclave::bench;
 
 constexpr int64_t kTokens = 16384;
-constexpr int kRounds = 15, kWarmUp = 2;
 
-struct Item {
-  std::string name;
-  double bytes;  // that must be read and written
-  std::function<void()> run, prepare = [] {};
-  std::vector<float> times{}, copies{};  // ms
-};
-
-at::TensorOptions gpu(at::ScalarType dtype) { return at::TensorOptions(at::kCUDA).dtype(dtype); }
 at::Tensor normal(at::IntArrayRef sizes, at::ScalarType dtype = at::kBFloat16) {
   return at::randn(sizes, gpu(dtype));
 }
@@ -62,25 +54,6 @@ constexpr Model kModels[] = {
     {"qwen3-30b", 2048, 8, 768, 128, 151936, ops::Activation::swiglu},
     {"gpt-oss", 2880, 4, 2880, 32, 201088, ops::Activation::clamped_swiglu},
     {"deepseek-v3", 7168, 8, 2048, 256, 129280, ops::Activation::swiglu}};
-
-// Which items there are: closures share their tensors, which are made when an item is (so only
-// those that were asked for take memory).
-class Items {
- public:
-  explicit Items(std::string only) : only_(std::move(only)) {}
-
-  // make(item) fills in bytes and run.
-  void add(const std::string& name, const std::function<void(Item&)>& make) {
-    if (name.find(only_) == std::string::npos) return;
-    Item item{name, 0, {}};
-    make(item);
-    items.push_back(std::move(item));
-  }
-  std::vector<Item> items;
-
- private:
-  std::string only_;
-};
 
 void norms(Items& items, const Model& m) {
   const std::string at = std::string("/") + m.name;
@@ -153,6 +126,20 @@ void experts(Items& items, const Model& m) {
     i.bytes = 2 * bytes_of({h}) + bytes_of({dy}) + 2 * bytes_of({w});
     i.run = [=, a = m.activation] { ops::swiglu_backward(dy, h, w, a); };
   });
+  if (m.activation == ops::Activation::clamped_swiglu) {
+    const at::Tensor offsets = at::arange(0, rows + 1, rows / 4, gpu(at::kInt)),
+                     bias = normal({4, m.ffn});
+    items.add("grouped_bias_backward" + at, [&](Item& i) {
+      const at::Tensor dy = normal({rows, m.ffn}), dbias = at::zeros({4, m.ffn}, gpu(at::kFloat));
+      i.bytes = bytes_of({dy});
+      i.run = [=] { ops::grouped_bias_backward_(dbias, dy, offsets, {}); };
+    });
+    items.add("grouped_bias_backward_weights" + at, [&](Item& i) {
+      const at::Tensor dy = normal({rows, m.ffn});
+      i.bytes = bytes_of({dy});
+      i.run = [=] { ops::grouped_bias_backward_weights(dy, bias, offsets); };
+    });
+  }
   // Random experts, expert-major: a stable sort of the chosen ones.
   const at::Tensor chosen = at::randn({kTokens, m.experts}, gpu(at::kFloat))
                                 .argsort(1, /*descending=*/true)
@@ -238,84 +225,6 @@ void optimizer(Items& items) {
     i.bytes = bytes_of({x});
     i.run = [=] { ops::fill_normal_(x, 1, 2, 0, 0.02); };
   });
-}
-
-class Clock {
- public:
-  Clock() {
-    cudaEventCreate(&begin_);
-    cudaEventCreate(&end_);
-  }
-  ~Clock() {
-    cudaEventDestroy(begin_);
-    cudaEventDestroy(end_);
-  }
-  Clock(const Clock&) = delete;
-  // Queues the flush first, so the device is still busy with it when `run` is.
-  float ms(const std::function<void()>& prepare, const std::function<void()>& run) {
-    const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
-    prepare();
-    ops::add_squared_sum_(sum_, other_);
-    cudaEventRecord(begin_, stream);
-    run();
-    cudaEventRecord(end_, stream);
-    const cudaError_t error = cudaEventSynchronize(end_);
-    TORCH_CHECK(error == cudaSuccess, "kernels_bench: ", cudaGetErrorString(error));
-    float ms = 0;
-    cudaEventElapsedTime(&ms, begin_, end_);
-    return ms;
-  }
-
- private:
-  cudaEvent_t begin_{}, end_{};
-  at::Tensor other_ = at::zeros({int64_t{1} << 27}, gpu(at::kFloat));  // 512 MiB
-  at::Tensor sum_ = at::zeros({1}, gpu(at::kDouble));
-};
-
-float median(std::vector<float> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<long>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
-
-void measure(std::vector<Item>& items) {
-  Clock clock;
-  double most = 0;
-  for (const Item& i : items) most = std::max(most, i.bytes);
-  const auto half = static_cast<int64_t>(most / 2) + 1;
-  const at::Tensor from = at::randint(256, {half}, gpu(at::kByte)), to = at::empty_like(from);
-  std::vector<std::pair<size_t, bool>> order;  // item, and whether it is its copy's turn
-  for (size_t i = 0; i < items.size(); ++i) order.insert(order.end(), {{i, false}, {i, true}});
-  std::mt19937 random(1);
-  for (int round = 0; round < kWarmUp + kRounds; ++round) {
-    std::shuffle(order.begin(), order.end(), random);
-    for (auto [at, copy] : order) {
-      Item& i = items[at];
-      const auto n = static_cast<int64_t>(i.bytes / 2);
-      const float ms =
-          copy ? clock.ms([] {}, [&] { to.narrow(0, 0, n).copy_(from.narrow(0, 0, n)); })
-               : clock.ms(i.prepare, i.run);
-      if (round >= kWarmUp) (copy ? i.copies : i.times).push_back(ms);
-    }
-  }
-}
-
-void print(const Item& i) {
-  const double ms = median(i.times), copy = median(i.copies);
-  std::printf(
-      "{\"kernel\": \"%s\", \"bytes\": %.0f, \"us\": %.1f, \"gb_per_s\": %.0f, \"copy_us\": %.1f, "
-      "\"copy_gb_per_s\": %.0f, \"of_copy\": %.3f}\n",
-      i.name.c_str(), i.bytes, 1e3 * ms, i.bytes / ms / 1e6, 1e3 * copy, i.bytes / copy / 1e6,
-      copy / ms);
-}
-
-// A few at a time, so that the largest fit beside each other.
-void run(const std::function<void(Items&)>& make, const std::string& only) {
-  Items items(only);
-  make(items);
-  if (items.items.empty()) return;
-  measure(items.items);
-  for (const Item& i : items.items) print(i);
-  std::fflush(stdout);
 }
 
 }  // namespace

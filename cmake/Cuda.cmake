@@ -27,6 +27,14 @@ if(CONCLAVE_CUDA)
   set(CMAKE_CUDA_STANDARD 20)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA_RUNTIME_LIBRARY None) # CUDA::cudart below: the shared one, which libtorch uses too
+  # Records of what the GPU did, for `conclave benchmark`; libtorch needs the library too.
+  set(places ${CUDAToolkit_TARGET_DIR} ${CUDAToolkit_LIBRARY_ROOT} /usr/local/cuda)
+  find_path(CONCLAVE_CUPTI_INCLUDE cupti.h HINTS ${places} PATH_SUFFIXES include extras/CUPTI/include)
+  find_library(CONCLAVE_CUPTI_LIBRARY NAMES libcupti.so.13 HINTS ${places} PATH_SUFFIXES lib lib64 extras/CUPTI/lib64)
+  if(NOT CONCLAVE_CUPTI_INCLUDE OR NOT CONCLAVE_CUPTI_LIBRARY)
+    message(FATAL_ERROR "CUPTI is not there: expected cupti.h and libcupti.so.13 beside the toolkit of ${CONCLAVE_NVCC}; install "
+                        "cuda-cupti-dev-13-0. -DCONCLAVE_CUDA=OFF builds for the CPU")
+  endif()
   message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION}: GPU build for ${CMAKE_CUDA_ARCHITECTURES}")
 else()
   message(STATUS "no CUDA: CPU-only build")

@@ -36,6 +36,21 @@ add_library(libtorch::cuda INTERFACE IMPORTED)
 target_link_options(libtorch::cuda INTERFACE LINKER:--no-as-needed)
 target_link_libraries(libtorch::cuda INTERFACE libtorch::cpu libtorch::torch_cuda libtorch::c10_cuda)
 
+# NCCL, which libtorch_cuda is linked to: the toolkit's, or the wheel's beside torch.
+if(CONCLAVE_CUDA)
+  set(nccl_beside_torch ${LIBTORCH_DIR}/../nvidia/nccl)
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ${nccl_beside_torch}/include)
+  find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_ROOT}/lib
+                                                            ${nccl_beside_torch}/lib)
+  if(NOT NCCL_INCLUDE_DIR OR NOT NCCL_LIBRARY)
+    message(FATAL_ERROR "nccl.h or libnccl.so.2 was found neither in the CUDA toolkit nor beside torch; install NCCL 2.28 "
+                        "(libnccl-dev), or build with -DCONCLAVE_CUDA=OFF")
+  endif()
+  add_library(libtorch::nccl SHARED IMPORTED)
+  set_target_properties(libtorch::nccl PROPERTIES IMPORTED_LOCATION ${NCCL_LIBRARY})
+  target_include_directories(libtorch::nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
+endif()
+
 # What every room is linked to.
 set(CONCLAVE_LIBTORCH libtorch::cpu)
 if(CONCLAVE_CUDA)

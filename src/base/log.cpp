@@ -8,16 +8,19 @@
 namespace conclave {
 namespace {
 
-std::atomic<int64_t> log_rank{-1};
+std::atomic<int64_t> rank_of_lines{-1};
+std::atomic<bool> quiet{false};
 
 std::string prefix() {
-  int64_t rank = log_rank;
+  const int64_t rank = rank_of_lines;
   return rank < 0 ? "" : "[rank " + std::to_string(rank) + "] ";
 }
 
 }  // namespace
 
-void log_info(const std::string& message) { terminal_line(prefix() + message); }
+void log_info(const std::string& message) {
+  if (!quiet) terminal_line(prefix() + message);
+}
 
 void log_warn(const std::string& message) {
   bool colour = stderr_has_colour();
@@ -26,8 +29,12 @@ void log_warn(const std::string& message) {
 
 void set_log_rank(int64_t rank) {
   int64_t none = -1;
-  if (!log_rank.compare_exchange_strong(none, rank) && none != rank)
+  if (!rank_of_lines.compare_exchange_strong(none, rank) && none != rank)
     throw std::logic_error("set_log_rank: the rank is already " + std::to_string(none));
 }
+
+int64_t log_rank() { return rank_of_lines; }
+
+void set_log_quiet() { quiet = true; }
 
 }  // namespace conclave

@@ -13,5 +13,8 @@ void log_warn(const std::string&
 // From now on each line begins with "[rank R] ". Once, before other threads log; a second call with
 // another rank throws.
 void set_log_rank(int64_t rank);
+int64_t log_rank();  // -1 before
+// From now on log_info says nothing: another rank says it on the same terminal.
+void set_log_quiet();
 
 }  // namespace conclave

@@ -1,5 +1,7 @@
 // manifest.json of a saved folder: {"format": 1, "files": {"NAME": {"bytes": N, "xxh3": "16 hex
-// digits"}, …}}. Written last, so a folder that has one was written to its end.
+// digits"}, …}}; of a file that several ranks wrote "parts": [[END, "16 hex digits"], …] instead of
+// "xxh3", a part from the end of the one before to the byte END. Written last, so a folder that has
+// one was written to its end.
 #pragma once
 #include <filesystem>
 #include <map>

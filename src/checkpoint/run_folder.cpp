@@ -14,6 +14,7 @@
 #include "base/fault.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "checkpoint/agree.h"
 #include "checkpoint/staging.h"
 
 namespace conclave::checkpoint {
@@ -87,8 +88,18 @@ std::optional<FoundCheckpoint> find_latest(const fs::path& run, Verify how,
   throw RunError(message + "there is no whole one before it; start again in another folder");
 }
 
-RunFolder::RunFolder(fs::path path, int keep_last) : path_(std::move(path)), keep_last_(keep_last) {
+RunFolder::RunFolder(fs::path path, int keep_last, comm::Comm* ranks)
+    : path_(std::move(path)), keep_last_(keep_last), ranks_(ranks) {
   TORCH_CHECK(keep_last >= 1, "RunFolder: expected keep_last >= 1, got ", keep_last);
+  if (ranks_)
+    all_or_none(*ranks_, [&] {
+      if (ranks_->rank() == 0) take();
+    });
+  else
+    take();
+}
+
+void RunFolder::take() {
   make_folder(path_);
   const std::string lock = path_ / ".lock";
   lock_fd_ = open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
@@ -104,7 +115,9 @@ RunFolder::RunFolder(fs::path path, int keep_last) : path_(std::move(path)), kee
   }
 }
 
-RunFolder::~RunFolder() { close(lock_fd_); }
+RunFolder::~RunFolder() {
+  if (lock_fd_ >= 0) close(lock_fd_);
+}
 
 fs::path RunFolder::step_path(int64_t step) const { return path_ / step_name(step); }
 
@@ -123,8 +136,21 @@ void RunFolder::remove_leftovers() const {
 }
 
 void RunFolder::save(int64_t step, const FolderContents& contents, bool best) {
-  TORCH_CHECK(step >= 0, "RunFolder: expected step >= 0, got ", step);
+  TORCH_CHECK(step >= 0 && !ranks_, "RunFolder: expected step >= 0 of one rank, got ", step);
   save_folder(step_path(step), contents);
+  point(step, best);
+}
+
+void RunFolder::save(int64_t step, const SharedContents& contents, bool best) {
+  TORCH_CHECK(step >= 0 && ranks_, "RunFolder: expected step >= 0 of several ranks, got ", step);
+  save_folder(step_path(step), contents, *ranks_);
+  all_or_none(*ranks_, [&] {
+    if (ranks_->rank() == 0) point(step, best);
+  });
+}
+
+// Tells that step-N is there, and whether it is the best.
+void RunFolder::point(int64_t step, bool best) const {
   if (best) {
     fault_point("save/before_best");
     replace_link(path_ / "best", step_name(step));

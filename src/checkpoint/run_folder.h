@@ -9,6 +9,7 @@
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/save.h"
+#include "checkpoint/shared_save.h"
 
 namespace conclave::checkpoint {
 
@@ -28,8 +29,9 @@ std::optional<FoundCheckpoint> find_latest(const std::filesystem::path& run,
 class RunFolder {
  public:
   // Makes the folder, takes its lock (RunError when another process trains there; released at exit
-  // or death) and removes what killed runs left. keep_last ≥ 1.
-  RunFolder(std::filesystem::path path, int keep_last);
+  // or death) and removes what killed runs left. keep_last ≥ 1. With `ranks` a run of several, each
+  // with a RunFolder; making it is collective then, as is saving: rank 0 does all but write parts.
+  RunFolder(std::filesystem::path path, int keep_last, comm::Comm* ranks = nullptr);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;
@@ -43,16 +45,22 @@ class RunFolder {
   // again. A RunError before `latest` moved leaves all earlier checkpoints as they were.
   void save(int64_t step, const FolderContents& contents, bool best = false);
 
+  // The same by all ranks.
+  void save(int64_t step, const SharedContents& contents, bool best = false);
+
   // Removes older checkpoints: of those with steps up to N the newest keep_last stay, and what
   // `best` names.
   void retire_old(int64_t step) const;
 
  private:
+  void take();
   void remove_leftovers() const;
+  void point(int64_t step, bool best) const;
   void retire(int64_t step) const;
 
   std::filesystem::path path_;
   int keep_last_;
+  comm::Comm* ranks_;
   int lock_fd_ = -1;
 };
 

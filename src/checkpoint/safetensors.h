@@ -60,9 +60,15 @@ class SafetensorsFile {
 // All tensors of a file, copied into memory of their own.
 std::map<std::string, at::Tensor> read_tensors(const std::filesystem::path& path);
 
+struct WrittenPart {
+  int64_t end = 0;  // byte of the file; it begins where the one before ends
+  uint64_t xxh3 = 0;
+};
+
 struct WrittenFile {
   int64_t bytes = 0;
-  uint64_t xxh3 = 0;  // of all its bytes
+  uint64_t xxh3 = 0;  // of all its bytes, where it has no parts
+  std::vector<WrittenPart> parts = {};
 };
 
 // Writes the file in place and fsyncs it; for a folder that is renamed later. Tensors: on the CPU,

@@ -9,19 +9,29 @@
 #include "base/files.h"
 #include "base/hash.h"
 #include "base/text.h"
-#include "checkpoint/manifest.h"
+#include "checkpoint/save_parts.h"
 #include "checkpoint/staging.h"
 
 namespace conclave::checkpoint {
 namespace {
 
 namespace fs = std::filesystem;
-const Metadata kFormat = {{"format", "pt"}};  // transformers asks for it
 
-using Shard = std::span<const NamedTensor>;
+void write_model(const fs::path& folder, const FolderContents& contents, Manifest& manifest) {
+  const std::vector<Shard> shards = cut_shards(contents.tensors, contents.max_shard_bytes);
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = shard_name(i, shards.size());
+    manifest[name] = write_safetensors(folder / name, shards[i], kModelMetadata);
+  }
+  if (shards.size() == 1) return;
+  const std::string name = "model.safetensors.index.json";
+  manifest[name] = write_text(folder / name, index_of(shards));
+}
 
-// Cuts `tensors`, in their order, in runs of at most max_bytes (a larger tensor stands alone).
+}  // namespace
+
 std::vector<Shard> cut_shards(const std::vector<NamedTensor>& tensors, int64_t max_bytes) {
+  TORCH_CHECK(max_bytes > 0, "save: expected max_shard_bytes > 0, got ", max_bytes);
   std::vector<Shard> shards;
   size_t begin = 0;
   int64_t bytes = 0;
@@ -37,6 +47,24 @@ std::vector<Shard> cut_shards(const std::vector<NamedTensor>& tensors, int64_t m
   return shards;
 }
 
+std::string shard_name(size_t shard, size_t shards) {
+  return shards == 1 ? "model.safetensors"
+                     : format("model-%05zu-of-%05zu.safetensors", shard + 1, shards);
+}
+
+std::string index_of(std::span<const Shard> shards) {
+  nlohmann::json places = nlohmann::json::object();
+  int64_t total = 0;
+  for (size_t i = 0; i < shards.size(); ++i)
+    for (const NamedTensor& tensor : shards[i]) {
+      TORCH_CHECK(!places.contains(tensor.name), "save: two tensors `", tensor.name, "`");
+      places[tensor.name] = shard_name(i, shards.size());
+      total += static_cast<int64_t>(tensor.data.nbytes());
+    }
+  const nlohmann::json index = {{"metadata", {{"total_size", total}}}, {"weight_map", places}};
+  return index.dump(2) + "\n";
+}
+
 WrittenFile write_text(const fs::path& path, std::string_view text) {
   OutputFile out(path);
   out.write(text);
@@ -48,37 +76,11 @@ WrittenFile write_text(const fs::path& path, std::string_view text) {
   return written;
 }
 
-void write_model(const fs::path& folder, const FolderContents& contents, Manifest& manifest) {
-  const std::vector<Shard> shards = cut_shards(contents.tensors, contents.max_shard_bytes);
-  if (shards.size() == 1) {
-    manifest["model.safetensors"] =
-        write_safetensors(folder / "model.safetensors", contents.tensors, kFormat);
-    return;
-  }
-  nlohmann::json places = nlohmann::json::object();
-  int64_t total = 0;
-  for (size_t i = 0; i < shards.size(); ++i) {
-    const std::string name = format("model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
-    manifest[name] = write_safetensors(folder / name, shards[i], kFormat);
-    for (const NamedTensor& tensor : shards[i]) {
-      TORCH_CHECK(!places.contains(tensor.name), "save: two tensors `", tensor.name, "`");
-      places[tensor.name] = name;
-      total += static_cast<int64_t>(tensor.data.nbytes());
-    }
-  }
-  const nlohmann::json index = {{"metadata", {{"total_size", total}}}, {"weight_map", places}};
-  const std::string name = "model.safetensors.index.json";
-  manifest[name] = write_text(folder / name, index.dump(2) + "\n");
-}
-
-// A file that is not part of the model may not take the name of one that is, nor leave the folder.
 void check_free(const std::string& name, const Manifest& manifest) {
   const bool plain = !name.empty() && name[0] != '.' && name.find('/') == std::string::npos;
   TORCH_CHECK(plain && name != kManifestName && !manifest.contains(name),
               "save: expected a plain file name of its own, got `", name, "`");
 }
-
-}  // namespace
 
 std::map<std::string, std::string> read_companion_files(const fs::path& folder) {
   std::map<std::string, std::string> files;
@@ -95,8 +97,6 @@ std::map<std::string, std::string> read_companion_files(const fs::path& folder) 
 }
 
 void save_folder(const fs::path& target, const FolderContents& contents) {
-  TORCH_CHECK(contents.max_shard_bytes > 0, "save: expected max_shard_bytes > 0, got ",
-              contents.max_shard_bytes);
   StagedFolder staged(target);
   Manifest manifest;
   write_model(staged.path(), contents, manifest);

@@ -56,9 +56,20 @@ std::vector<fs::path> hidden_siblings(const fs::path& target, const char* kind) 
 
 }  // namespace
 
+namespace {
+
+fs::path sibling_of(const fs::path& target, const char* kind, int owner) {
+  return target.parent_path() / format(".%s.%s-%d", target.filename().c_str(), kind, owner);
+}
+
+}  // namespace
+
 fs::path hidden_sibling(const fs::path& target, const char* kind) {
-  return target.parent_path() /
-         format(".%s.%s-%d", target.filename().c_str(), kind, static_cast<int>(getpid()));
+  return sibling_of(target, kind, static_cast<int>(getpid()));
+}
+
+fs::path staged_path(const fs::path& target, int owner) {
+  return sibling_of(without_slash(target), "tmp", owner);
 }
 
 StagedFolder::StagedFolder(const fs::path& target) : target_(without_slash(target)) {

@@ -10,6 +10,9 @@ namespace conclave::checkpoint {
 // its place).
 std::filesystem::path hidden_sibling(const std::filesystem::path& target, const char* kind);
 
+// The folder that process `owner` stages for `target`, for others that write into it.
+std::filesystem::path staged_path(const std::filesystem::path& target, int owner);
+
 // A hidden folder beside `target` on the same file system; removed again unless committed.
 class StagedFolder {
  public:

@@ -1,12 +1,16 @@
 // The program: verbs to recipes, errors to one line and an exit status. 0 the end was reached · 75
 // stopped by a signal after saving · 2 usage or config · 1 run time.
 #include <c10/util/Exception.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <new>
 
+#include "base/abandon.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "base/report.h"
 #include "cli/verbs.h"
 
 namespace {
@@ -44,9 +48,12 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   auto fail = [](const std::string& message, int status) {
-    std::fprintf(stderr, "conclave: %s\n", message.c_str());
+    report(Report::failed, message);  // launch keeps the first that it is told
+    const std::string rank = log_rank() < 0 ? "" : "rank " + std::to_string(log_rank()) + ": ";
+    std::fprintf(stderr, "conclave: %s%s\n", rank.c_str(), message.c_str());
     return status;
   };
+  set_abandon([&](const std::string& message) { ::_exit(fail(message, 1)); });
   try {
     return run(argc, argv);
   } catch (const ConfigError& error) {

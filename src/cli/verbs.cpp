@@ -9,6 +9,7 @@
 
 #include "base/config.h"
 #include "cli/config_page.h"
+#include "cli/launch.h"
 #include "recipes/benchmark.h"
 #include "recipes/forward.h"
 #include "recipes/generate.h"
@@ -115,6 +116,26 @@ void add_tokenize(CLI::App& app) {
   verb->callback([o] { recipes::tokenize(o->tokenizer, o->in, o->out); });
 }
 
+void add_launch(CLI::App& app, int& status) {
+  auto o = std::make_shared<LaunchOptions>();
+  CLI::App* verb = app.add_subcommand(
+      "launch", "start ranks on this machine: conclave launch -n N VERB [CONFIG.yaml] ...");
+  verb->add_option("-n,--ranks", o->ranks, "how many ranks")
+      ->required()
+      ->check(CLI::Range(1, 4096));
+  verb->add_option("--logs", o->logs,
+                   "folder for the ranks' output; .cache/launch/TIME if not given");
+  verb->add_option("--timeout", o->timeout,
+                   "seconds that a rank waits for the others in one call (CONCLAVE_TIMEOUT)")
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--binary", o->binary, "the program to start, instead of this one");
+  verb->prefix_command();
+  verb->callback([o, verb, &status] {
+    o->arguments = verb->remaining();
+    status = launch(*o);
+  });
+}
+
 void add_help(CLI::App& app) {
   auto topic = std::make_shared<std::string>();
   auto page = std::make_shared<bool>(false);
@@ -152,6 +173,7 @@ std::string overview() {
   forward          logits, loss, experts and gradients on given ids, to compare with a reference
   train-tokenizer  make a byte-level BPE tokenizer from text
   tokenize         text to token ids and back, line by line
+  launch           start several ranks of a verb on this machine: launch -n 8 pretrain CONFIG.yaml
   help             this page; `conclave help VERB` lists flags and config keys
 
 Exit status: 0 the end was reached, 75 stopped by a signal after saving, 2 usage or config, 1 run time.)";
@@ -166,6 +188,7 @@ void add_verbs(CLI::App& app, int& status) {
   add_tokenize(app);
   add_run_verb(app, status, "benchmark", "time training steps of one rank of a published layout",
                recipes::benchmark);
+  add_launch(app, status);
   add_help(app);
 }
 

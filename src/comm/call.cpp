@@ -59,10 +59,14 @@ bool agree(const Call& a, const Call& b) {
   return a.op == b.op && a.dtype == b.dtype && a.shape == b.shape && a.sequence == b.sequence;
 }
 
-std::string both(std::span<const Call> calls, size_t a, size_t b) {
+int name_of(size_t rank, std::span<const int> names) {
+  return names.empty() ? static_cast<int>(rank) : names[rank];
+}
+
+std::string both(std::span<const Call> calls, size_t a, size_t b, std::span<const int> names) {
   std::ostringstream out;
-  out << "rank " << a << " called " << calls[a].text() << ", rank " << b << " called "
-      << calls[b].text();
+  out << "rank " << name_of(a, names) << " called " << calls[a].text() << ", rank "
+      << name_of(b, names) << " called " << calls[b].text();
   return out.str();
 }
 
@@ -131,16 +135,16 @@ Call all_to_all_call(const at::Tensor& out, const at::Tensor& in,
 
 Call barrier_call() { return {"barrier", at::ScalarType::Undefined, {}, {}, {}}; }
 
-std::string mismatch(std::span<const Call> calls) {
+std::string mismatch(std::span<const Call> calls, std::span<const int> names) {
   for (size_t r = 1; r < calls.size(); ++r)
-    if (!agree(calls[0], calls[r])) return "ranks differ: " + both(calls, 0, r);
+    if (!agree(calls[0], calls[r])) return "ranks differ: " + both(calls, 0, r, names);
   for (size_t a = 0; a < calls.size() && !calls[0].send_rows.empty(); ++a)
     for (size_t b = 0; b < calls.size(); ++b)
       if (calls[a].send_rows[b] != calls[b].receive_rows[a]) {
         std::ostringstream out;
-        out << "ranks differ: rank " << a << " sends " << calls[a].send_rows[b] << " rows to rank "
-            << b << ", which receives " << calls[b].receive_rows[a] << " from it; "
-            << both(calls, a, b);
+        out << "ranks differ: rank " << name_of(a, names) << " sends " << calls[a].send_rows[b]
+            << " rows to rank " << name_of(b, names) << ", which receives "
+            << calls[b].receive_rows[a] << " from it; " << both(calls, a, b, names);
         return out.str();
       }
   return {};

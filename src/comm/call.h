@@ -30,7 +30,7 @@ Call all_to_all_call(const at::Tensor& out, const at::Tensor& in,
 Call barrier_call();
 
 // Calls of ranks 0 … size−1 that meet. Empty if they match, else one line that names the first two
-// ranks that differ and what each called.
-std::string mismatch(std::span<const Call> calls);
+// ranks that differ and what each called; `names` are what to call the ranks, if not 0 … size−1.
+std::string mismatch(std::span<const Call> calls, std::span<const int> names = {});
 
 }  // namespace conclave::comm

@@ -16,6 +16,7 @@ namespace conclave::comm {
 // The YAML section `parallel`; what is left out is filled in.
 struct ParallelConfig {
   std::optional<int64_t> dp_replicate, dp_shard, ep, ep_replicate;
+  std::string dispatcher = "all_to_all";
   void fields(auto& f) {
     f("dp_replicate", dp_replicate,
       "copies of the dense weights, each of which dp_shard ranks share; the ranks that dp_shard "
@@ -33,6 +34,10 @@ struct ParallelConfig {
       "copies of the experts; between them and ep, their weights, gradients and moments are cut "
       "over the ranks that are left; 1 if not set",
       at_least(1));
+    f("dispatcher", dispatcher,
+      "how tokens come to the ranks of their experts: all_to_all sends a token to those that need "
+      "it, all_gather every token to all",
+      one_of({"all_to_all", "all_gather"}));
   }
 };
 

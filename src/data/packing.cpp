@@ -7,8 +7,8 @@
 namespace conclave::data {
 
 PackedDataset::PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t seq_len,
-                             int32_t pad, std::optional<uint64_t> shuffle_seed)
-    : text_(std::move(text)), seq_len_(seq_len), pad_(pad) {
+                             int32_t pad, std::optional<uint64_t> shuffle_seed, Documents documents)
+    : text_(std::move(text)), seq_len_(seq_len), pad_(pad), documents_(documents) {
   TORCH_CHECK(seq_len >= 1, "seq_len: expected at least 1, got ", seq_len);
   const int64_t docs = text_->docs();
   order_.resize(docs);
@@ -22,12 +22,26 @@ PackedDataset::PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t 
   for (int64_t d : order_)
     starts_.push_back(starts_.back() + text_->doc_offsets[d + 1] - text_->doc_offsets[d]);
   rows_ = (text_->tokens() + seq_len_ - 1) / seq_len_;
-  // Not scored are the last tokens of documents; count them by the row they are in.
+  // Not scored are the last tokens of documents, or of the stream; count them by the row they are
+  // in.
   scored_before_.assign(rows_ + 1, 0);
   for (int64_t d = 0; d < docs; ++d)
-    if (starts_[d + 1] > starts_[d]) --scored_before_[(starts_[d + 1] - 1) / seq_len_ + 1];
+    if (starts_[d + 1] > starts_[d] &&
+        (documents_ == Documents::separate || starts_[d + 1] == text_->tokens()))
+      --scored_before_[(starts_[d + 1] - 1) / seq_len_ + 1];
   for (int64_t i = 0; i < rows_; ++i)
     scored_before_[i + 1] += scored_before_[i] + std::min(seq_len_, text_->tokens() - i * seq_len_);
+}
+
+// One piece of what `row` has found.
+void PackedDataset::join(PackedRow& row, int64_t end) const {
+  const auto filled = static_cast<int64_t>(row.ids.size());
+  row.doc_starts = {0};
+  for (int64_t p = 0; p < filled; ++p) row.positions[p] = p;
+  for (int64_t p = 0; p + 1 < filled; ++p) row.labels[p] = row.ids[p + 1];
+  if (end == text_->tokens()) return;  // nothing follows the last token
+  const auto next = std::upper_bound(starts_.begin(), starts_.end(), end) - starts_.begin() - 1;
+  row.labels[filled - 1] = text_->doc(order_[next])[end - starts_[next]];
 }
 
 PackedRow PackedDataset::row(int64_t i) const {
@@ -49,6 +63,7 @@ PackedRow PackedDataset::row(int64_t i) const {
     }
     at = stop;
   }
+  if (documents_ == Documents::joined) join(row, end);
   if (const int64_t filled = end - begin; filled < seq_len_) {
     row.doc_starts.push_back(filled);
     row.ids.resize(seq_len_, pad_);

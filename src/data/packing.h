@@ -1,5 +1,6 @@
-// Documents to rows of one length: shuffled once by the seed, joined, cut every seq_len tokens. A
-// document may go on in the next row, where it starts anew: positions from 0, no attention back.
+// Documents to rows of one length: shuffled once by the seed, put one behind the other, cut every
+// seq_len tokens. A document may go on in the next row, where it starts anew: positions from 0, no
+// attention back.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -14,11 +15,17 @@ namespace conclave::data {
 
 constexpr int64_t kIgnoreLabel = -100;  // a position that is not scored
 
+enum class Documents {
+  separate,  // each is a piece of its own
+  joined,    // a row is one piece: tokens see those of documents before theirs, and the first token
+             // of a document is predicted from the one before it
+};
+
 struct PackedRow {
   std::vector<int64_t> ids;  // [seq_len]
   // [seq_len]: the token that follows in the same document, also where that one is the first of the
-  // next row; so each token but a document's first is scored in exactly one row. kIgnoreLabel at a
-  // document's last token and on padding.
+  // next row; so each token but a document's first (joined: the stream's) is scored in exactly one
+  // row. kIgnoreLabel at a document's (joined: the stream's) last token and on padding.
   std::vector<int64_t> labels;
   std::vector<int64_t> positions;   // [seq_len]: place in its piece, 0 at each piece's start
   std::vector<int64_t> doc_starts;  // where the pieces start: ascending, first 0
@@ -38,7 +45,7 @@ class PackedDataset {
   // `pad` (any token) as a piece of its own that is not scored, so that no token is lost and all
   // rows are alike.
   PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t seq_len, int32_t pad,
-                std::optional<uint64_t> shuffle_seed);
+                std::optional<uint64_t> shuffle_seed, Documents documents = Documents::separate);
 
   int64_t rows() const { return rows_; }
   int64_t seq_len() const { return seq_len_; }
@@ -51,9 +58,12 @@ class PackedDataset {
   const TokenizedText& text() const { return *text_; }
 
  private:
+  void join(PackedRow& row, int64_t end) const;
+
   std::shared_ptr<const TokenizedText> text_;
   int64_t seq_len_, rows_;
   int32_t pad_;
+  Documents documents_;
   std::vector<int64_t> order_;          // documents in packed order
   std::vector<int64_t> starts_;         // docs + 1: where each of them starts in the joined stream
   std::vector<int64_t> scored_before_;  // rows + 1

@@ -172,7 +172,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     bf16* at = scored(row);
     Online<bf16> online =
         part.go_on(nullptr, at, [](const Pack<bf16, N>& pack, int) { return pack; });
-    for (int turn = 0; row < s.tokens; row += clusters, turn ^= 1) {
+    int turn = 0;
+    for (; row < s.tokens; row += clusters) {
       bf16* const next = scored(row + clusters);
       if (at) {
         const int64_t label = labels[row];
@@ -180,6 +181,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                      "cross_entropy: a label is outside of the vocabulary");
         const float target = wide(at[label]);  // before any block overwrites it: a barrier follows
         online = online_of_cluster(online, parts[turn], blocks);
+        turn ^= 1;  // who is slow still reads these: a barrier stands before they are written again
         if (threadIdx.x == 0 && begin == 0)
           losses[row] = log(static_cast<double>(online.sum)) +
                         (static_cast<double>(online.most) - static_cast<double>(target));

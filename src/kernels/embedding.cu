@@ -27,10 +27,10 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, class D, int N>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(D* dweight, const int32_t* sorted, const int64_t* token, const T* dy,
-                    const EmbeddingSizes s) {
+                    const EmbeddingSizes s, int64_t padding) {
   using A = acc_t<T>;
   const int64_t first = blockIdx.x, id = sorted[first];
-  if (first > 0 && sorted[first - 1] == id) return;
+  if (id == padding || (first > 0 && sorted[first - 1] == id)) return;
   DEVICE_CHECK(id >= 0 && id < s.vocab, "embedding_backward: an id is outside of the vocabulary");
   for (int64_t i = threadIdx.x * N; i < s.hidden; i += kThreads * N) {
     D* to = dweight + id * s.hidden + i;
@@ -75,20 +75,22 @@ void embedding(T* out, const int64_t* ids, const T* weight, const EmbeddingSizes
 
 template <class T, class D>
 void embedding_backward(D* dweight, const int32_t* sorted, const int64_t* token, const T* dy,
-                        const EmbeddingSizes& s, cudaStream_t stream) {
+                        const EmbeddingSizes& s, int64_t padding, cudaStream_t stream) {
   constexpr int N = kPack<T>;
   if (s.tokens == 0 || s.hidden == 0) return;
   const unsigned blocks = static_cast<unsigned>(s.tokens);
   if (s.hidden % N == 0 && aligned16(0, dweight, dy))
-    backward_kernel<T, D, N><<<blocks, kThreads, 0, stream>>>(dweight, sorted, token, dy, s);
+    backward_kernel<T, D, N>
+        <<<blocks, kThreads, 0, stream>>>(dweight, sorted, token, dy, s, padding);
   else
-    backward_kernel<T, D, 1><<<blocks, kThreads, 0, stream>>>(dweight, sorted, token, dy, s);
+    backward_kernel<T, D, 1>
+        <<<blocks, kThreads, 0, stream>>>(dweight, sorted, token, dy, s, padding);
   check_launch("embedding_backward");
 }
 
 #define INSTANTIATE(T, D)                                                              \
   template void embedding_backward<T, D>(D*, const int32_t*, const int64_t*, const T*, \
-                                         const EmbeddingSizes&, cudaStream_t)
+                                         const EmbeddingSizes&, int64_t, cudaStream_t)
 INSTANTIATE(float, float);
 INSTANTIATE(double, double);
 INSTANTIATE(bf16, float);

@@ -204,7 +204,8 @@ CONCLAVE_DEVICE void multiply(const Params& p, const Maps& maps, Shared shared, 
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kDepth / 16; ++i)
-      ptx::wgmma<kWidth, kX, kW>(d, x + i * ptx::kNextDepth<kX>, w + i * ptx::kNextDepth<kW>, k | i);
+      ptx::wgmma<kWidth, kX, kW>(d, x + i * ptx::kNextDepth<kX>, w + i * ptx::kNextDepth<kW>,
+                                 k | i);
     ptx::wgmma_commit();
   };
   auto release = [&](int stage) {
@@ -225,8 +226,7 @@ CONCLAVE_DEVICE void multiply(const Params& p, const Maps& maps, Shared shared, 
        ...);
     }
     (Parts());
-    for (int k = Form::kParts; k < k_blocks; ++k)
-      issue.template operator()<kWidth>(k), retire(k);
+    for (int k = Form::kParts; k < k_blocks; ++k) issue.template operator()<kWidth>(k), retire(k);
     ptx::wgmma_wait<0>();
   };
 

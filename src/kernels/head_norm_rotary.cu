@@ -43,13 +43,30 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const HeadNormRotaryA
   const int64_t rows = at.tokens * at.heads,
                 row = static_cast<int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
   const bool active = row < rows;
+  // All reads are on their way before anything is looked at but the position.
+  int64_t token = 0, position = 0;
+  int head = 0;
+  if (active) {
+    split(row, at.heads, token, head);
+    position = at.positions[token];
+  }
   Sides<T, N> x[kPacks];
-  A squares = 0;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     const int i = (p * kLanes + lane) * N;
-    if (!active || i >= half) continue;
-    x[p].read(at.x + row * at.dim, i, half);
+    if (active && i < half) x[p].read(at.x + row * at.dim, i, half);
+  }
+  const int64_t place = active ? checked_position(at, position) * half : 0;
+  Turn<N, A> turn[kPacks];
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int i = (p * kLanes + lane) * N;
+    if (active && i < half) turn[p].read(at.cos + place + i, at.sin + place + i);
+  }
+  A squares = 0;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    if (!active || (p * kLanes + lane) * N >= half) continue;
 #pragma unroll
     for (int n = 0; n < N; ++n)
       squares += wide(x[p].a.at[n]) * wide(x[p].a.at[n]) + wide(x[p].b.at[n]) * wide(x[p].b.at[n]);
@@ -58,10 +75,6 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const HeadNormRotaryA
   if (!active) return;
   const A r = a.from_rstd ? a.rstd[row] : A(1) / sqrt(squares / A(at.dim) + A(a.eps));
   if (!a.from_rstd && lane == 0) a.rstd[row] = r;
-  int64_t token;
-  int head;
-  split(row, at.heads, token, head);
-  const int64_t place = position_of(at, token) * half;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     const int i = (p * kLanes + lane) * N;
@@ -69,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const HeadNormRotaryA
     A u[N], v[N];
     normed(u, x[p].a, r, a.weight + i);
     normed(v, x[p].b, r, a.weight + half + i);
-    rotate<N>(u, v, at.cos + place + i, at.sin + place + i, A(1));
+    rotate<N>(u, v, turn[p], A(1));
     store(at.y + row * at.dim + i, narrow<T>(u));
     store(at.y + row * at.dim + half + i, narrow<T>(v));
   }

@@ -157,8 +157,9 @@ CONCLAVE_DEVICE float reciprocal(float x) {
   return r;
 }
 
-// --- wgmma (9.7.15): D [64, 256] (+)= A [64, 16] · B [256, 16]ᵀ, or 128 columns of it. A lane holds d[4 j + {0, 1}] =
-// row lane / 4, columns 8 j + 2 (lane mod 4) + {0, 1}, and d[4 j + {2, 3}] 8 rows below.
+// --- wgmma (9.7.15): D [64, 256] (+)= A [64, 16] · B [256, 16]ᵀ, or 128 columns of it. A lane
+// holds d[4 j + {0, 1}] = row lane / 4, columns 8 j + 2 (lane mod 4) + {0, 1}, and d[4 j + {2, 3}]
+// 8 rows below.
 //
 // How an operand lies in shared memory: rows of 128 bytes in the 128-byte swizzle, which hold 64 of
 // k (by_k: a row of A or B each) or 64 of A's or B's rows (by_row: one of k each; 64 rows of k of

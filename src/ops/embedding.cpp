@@ -57,7 +57,7 @@ void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Te
   CHECK_SHAPE(dy, tokens, hidden);
   check_ids(ids);
   if constexpr (kCudaBuild)
-    if (dy.is_cuda()) return cuda::embedding_backward_(dweight, ids, dy);
+    if (dy.is_cuda()) return cuda::embedding_backward_(dweight, ids, dy, padding);
   CHECK_DTYPE(dweight, at::toOpMathType(dy.scalar_type()));
   const int64_t* id = checked_values(ids, vocab);
   constexpr int64_t kColumns =

@@ -22,7 +22,8 @@ at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight) {
   return rows;
 }
 
-void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Tensor& dy) {
+void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Tensor& dy,
+                         int64_t padding) {
   const OnDevice stream(dy, {{"ids", ids}, {"dweight", dweight}});
   if (ids.numel() == 0) return;
   const kernels::EmbeddingSizes s{ids.numel(), dweight.size(0), dweight.size(1)};
@@ -34,7 +35,7 @@ void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Te
     auto run = [&](auto* to) {
       kernels::embedding_backward(to, sorted.template const_data_ptr<int32_t>(),
                                   token.template const_data_ptr<int64_t>(), in<scalar_t>(dy), s,
-                                  stream);
+                                  padding, stream);
     };
     if (dweight.scalar_type() == dy.scalar_type()) return run(out<scalar_t>(dweight));
     CHECK_DTYPE(dweight, at::toOpMathType(dy.scalar_type()));

@@ -7,6 +7,7 @@ namespace conclave::ops::cuda {
 
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight);
 // dweight of dy's type, or of fp32 or wider.
-void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Tensor& dy);
+void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Tensor& dy,
+                         int64_t padding);
 
 }  // namespace conclave::ops::cuda

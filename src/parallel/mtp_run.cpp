@@ -1,5 +1,6 @@
 #include "parallel/mtp_run.h"
 
+#include <ATen/ops/arange.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -11,6 +12,24 @@
 #include "nn/norm.h"
 
 namespace conclave::parallel {
+
+namespace {
+
+// Documents of one length are counted on the device: no copy, so a step with them can be recorded.
+at::Tensor kept_on_device(const std::vector<int64_t>& kept, const Batch& before) {
+  const auto& docs = before.rows.doc_offsets;
+  const int64_t length = docs.size() > 1 ? docs[1] : 0;
+  bool equal = length > 0;
+  for (size_t d = 1; d < docs.size(); ++d) equal &= docs[d] - docs[d - 1] == length;
+  if (equal && before.ids.is_cuda())
+    return at::arange(docs.back(), before.ids.options())
+        .view({-1, length})
+        .narrow(1, 0, length - 1)
+        .flatten();
+  return to_device(at::tensor(kept, at::TensorOptions().dtype(at::kLong)), before.ids.device());
+}
+
+}  // namespace
 
 NextToken next_token(const Batch& before) {
   std::vector<int64_t> kept, docs{0};
@@ -25,9 +44,7 @@ NextToken next_token(const Batch& before) {
     const int64_t end = std::lower_bound(kept.begin(), kept.end(), offset) - kept.begin();
     if (end > rows.back()) rows.push_back(end);
   }
-  NextToken next{
-      to_device(at::tensor(kept, at::TensorOptions().dtype(at::kLong)), before.ids.device()),
-      before};
+  NextToken next{kept_on_device(kept, before), before};
   const at::Tensor after = next.kept.add(1);
   next.batch.ids = at::index_select(before.ids, 0, after);
   next.batch.labels = at::index_select(before.labels, 0, after);

@@ -84,8 +84,8 @@ Units::Units(nn::Decoder& decoder, comm::Comm& world, Cut dense, Cut experts, Un
     if (options.training && unit->trained()) {
       const auto gradient = memory.dtype(grad_dtype(unit->dtype(), options));
       s.grad = at::zeros({s.range.size()}, gradient);
-      unit->bind_grad(
-          is_whole(s) ? s.grad : at::zeros({unit->layout().padded(s.over->size())}, gradient));
+      unit->bind_grad(is_whole(s) ? s.grad
+                                  : at::zeros({unit->layout().padded(s.over->size())}, gradient));
     }
     shards_.push_back(std::move(s));
     if (!unit->trained() || (is_whole(shards_.back()) && !options.release_after_use))

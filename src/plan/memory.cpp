@@ -11,6 +11,8 @@ namespace {
 
 using Bytes = std::map<std::string, int64_t>;
 
+constexpr int64_t kGpuWorkspaces = int64_t{64} << 20;  // of cuBLAS and cuBLASLt
+
 void add_attention(Bytes& b, const LayerShape& l, const ElementBytes& e) {
   const int64_t q = l.query_width(), kv = l.kv_heads * l.head_dim;
   const MlaShape& a = l.mla;
@@ -27,6 +29,13 @@ void add_attention(Bytes& b, const LayerShape& l, const ElementBytes& e) {
   }
   b["statistics"] += l.heads * e.wide;  // the log of each softmax's denominator
   b["attention"] = l.value_width() * e.weight;
+}
+
+// Of the way to the experts on a GPU, int32 but the ids; `ranks` > 0: with a receive buffer.
+int64_t gpu_layout(const LayerShape& l, int64_t ranks) {
+  const int64_t rows = l.experts ? l.top_k : 0;
+  return rows * 8 + 2 * rows * 4 +
+         (rows && ranks ? (2 * rows + 2 * std::min(rows, ranks) + 1) * 4 : 0);
 }
 
 Bytes saved_without_recompute(const LayerShape& l, int64_t hidden, const ElementBytes& e) {
@@ -76,6 +85,47 @@ int64_t scratch_per_token(const LayerShape& l, int64_t hidden, const ElementByte
                                again({"dispatch", "gate_up", "swiglu"}) +
                                (l.experts ? 0 : again({"norm"}));
   return std::max(mix, feed_forward);
+}
+
+// The same on a GPU, for all tokens, in the order in which nn/experts.cpp lets go of tensors: at
+// the activation's backward, at fc2's and at fc1's weight gradient, in the attention half after all
+// that the experts saved is gone. `wide` is the gradient of the experts' rows [received, hidden],
+// `narrow` of the activation's output [received, ffn].
+int64_t gpu_scratch(const LayerShape& l, const ModelShape& model, const TrainingRun& run,
+                    const ElementBytes& e) {
+  const Bytes saved = saved_without_recompute(l, model.hidden, e);
+  const auto again = [&](const char* c) { return run.recompute.count(c) ? saved.at(c) : 0; };
+  const auto kept = [&](const char* c) { return run.recompute.count(c) ? 0 : saved.at(c); };
+  const int64_t rows = l.experts ? l.top_k : 1, wide = rows * model.hidden * e.weight,
+                narrow = (rows * l.ffn + l.dense_ffn) * e.weight, stream = model.hidden * e.weight;
+  // Filled once more where the rows are dispatched again.
+  const int64_t buffer = run.received > 0 && run.recompute.count("dispatch")
+                             ? std::min(l.top_k, model.expert_ranks) * model.hidden * e.weight
+                             : 0;
+  // Of fc1, before it is added to the kept sum (ops/grouped_cuda.cpp); fc2's is half of it.
+  const int64_t weight_gradient = std::min(
+      l.experts / model.expert_ranks * 2 * l.ffn * model.hidden * e.weight, int64_t{256} << 20);
+  const int64_t activation = stream + wide + 3 * narrow,
+                fc2 = stream + 2 * wide + 2 * narrow + again("swiglu"),
+                fc1 = stream + wide + 2 * narrow - kept("swiglu") + again("dispatch") +
+                      again("norm") + buffer;
+  const int64_t q = l.query_width(), a = l.value_width(),
+                kv = l.mla.kv_rank ? q + a : 2 * l.kv_heads * l.head_dim;
+  // Operands made again by latent attention, gradients, and cuDNN's fp32 sum of the queries'.
+  const int64_t mix =
+      (2 * model.hidden + a + (l.mla.kv_rank ? q + kv : 0) + q + 2 * kv) * e.weight + q * 4 +
+      again("norm") + again("qkv") + again("rotary") + again("attention") - kept("dispatch") -
+      kept("gate_up") - kept("swiglu");
+  return std::max({activation * run.tokens, fc2 * run.tokens + weight_gradient / 2,
+                   fc1 * run.tokens + weight_gradient, mix * run.tokens});
+}
+
+// On a GPU: a chunk of logits in the weights' type, with the normed states and their gradient.
+int64_t gpu_head(const ModelShape& model, const TrainingRun& run, const ElementBytes& e) {
+  constexpr int64_t most = int64_t{1} << 29;  // ops::kCudaLogits
+  const int64_t chunks = (run.tokens * model.vocab + most - 1) / most,
+                tokens = std::min(run.tokens, (run.tokens / chunks + 127) / 128 * 128);
+  return (tokens * model.vocab + 2 * run.tokens * model.hidden) * e.weight;
 }
 
 int64_t logits_bytes(const ModelShape& model, const TrainingRun& run, const ElementBytes& e) {
@@ -166,20 +216,18 @@ MemoryForecast forecast_memory(const ModelShape& model, const TrainingRun& run) 
   add("optimizer moments", 2 * updated * moment);
 
   Bytes saved;
-  int64_t scratch =
-      3 * model.hidden * e.weight;  // head: normed states, their gradient, the stream's
-  for (const LayerShape& l : model.layers) {
+  const auto add_saved = [&](const LayerShape& l) {
     for (const auto& [c, bytes] :
          saved_bytes_per_token(l, model.hidden, run.precision, run.recompute))
-      saved[c] += bytes * run.tokens;
-    scratch = std::max(scratch, scratch_per_token(l, model.hidden, e, run.recompute));
-  }
+      if (!run.on_gpu || c != "layout") saved[c] += bytes * run.tokens;
+    if (run.on_gpu)
+      saved["layout"] += gpu_layout(l, run.received > 0 ? model.expert_ranks : 0) * run.tokens;
+  };
+  for (const LayerShape& l : model.layers) add_saved(l);
   // A module starts from states and embeddings, side by side after their norms, and ends with a
   // norm.
   for (const LayerShape& l : model.mtp) {
-    for (const auto& [c, bytes] :
-         saved_bytes_per_token(l, model.hidden, run.precision, run.recompute))
-      saved[c] += bytes * run.tokens;
+    add_saved(l);
     saved["residual"] += 5 * model.hidden * e.weight * run.tokens;
     saved["statistics"] += 3 * e.wide * run.tokens;
   }
@@ -189,6 +237,17 @@ MemoryForecast forecast_memory(const ModelShape& model, const TrainingRun& run) 
   }
   for (const auto& [c, bytes] : saved) add("activations: " + c, bytes);
 
+  if (run.on_gpu) {
+    const int64_t layer = gpu_scratch(model.layers.back(), model, run, e),
+                  head = model.ends ? gpu_head(model, run, e) : 0;
+    add(layer > head ? "a layer's gradients" : "head's logits", std::max(layer, head));
+    add("libraries' workspaces", kGpuWorkspaces);
+    return forecast;
+  }
+  int64_t scratch =
+      3 * model.hidden * e.weight;  // head: normed states, their gradient, the stream's
+  for (const LayerShape& l : model.layers)
+    scratch = std::max(scratch, scratch_per_token(l, model.hidden, e, run.recompute));
   add("receive buffer", static_cast<int64_t>(run.received * static_cast<double>(run.tokens)) *
                             model.hidden * e.weight);
   if (model.ends) add("logits, one chunk", logits_bytes(model, run, e));

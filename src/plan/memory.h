@@ -26,7 +26,7 @@ ElementBytes element_bytes(Precision precision);
 //   rotary           queries and keys, rotated; latent attention rotates them again instead
 //   attention        its output
 //   router           probabilities or scores, and routing weights
-//   layout           ids and the way to the experts
+//   layout           ids and the way to the experts; on a GPU half as wide
 //   dispatch         rows as the experts get them
 //   gate_up, swiglu  inside the experts, the shared expert or the dense layer
 std::map<std::string, int64_t> saved_bytes_per_token(const LayerShape& layer, int64_t hidden,
@@ -42,7 +42,8 @@ struct TrainingRun {
   int64_t grad_bytes = 0;    // an element of the gradient; 0: wide
   int64_t dense_shards = 1;  // moments and low bits of 1/dense_shards of all but the experts
   int64_t tokens = 0;        // of one micro-batch: rows · row length
-  std::set<std::string> recompute = {};     // tensor classes
+  std::set<std::string> recompute = {};  // tensor classes
+  bool on_gpu = false;
   int64_t max_logits = int64_t{1} << 22;    // elements of a chunk (ops/cross_entropy.h)
   int64_t data_bytes = 0;                   // tokenized text and what packing keeps
   double received = 0;                      // rows a token that come from other ranks' tokens
@@ -69,7 +70,8 @@ const std::vector<std::string>& cheap_classes();
 // and all of them added, if that is not enough.
 bool fit_recompute(const ModelShape& model, TrainingRun& run, int64_t limit);
 
-// The largest moment: the last layer's backward, while all layers' activations are kept. Leaves out
+// The largest moment: the last layer's backward, while all layers' activations are kept; on a GPU
+// the head's loss where that is larger, and without CUDA's own memory and the program's. Leaves out
 // the alignment of weights (below 256 elements each) and what the allocator holds back.
 MemoryForecast forecast_memory(const ModelShape& model, const TrainingRun& run);
 

@@ -57,6 +57,8 @@ struct BenchmarkConfig {
   std::string output, profile;
   int64_t seed = 1234;
   int64_t threads = 0;
+  std::string device = "auto";
+  bool deterministic = false;
   std::string gate = "real";
   std::string precision = "bf16";
   std::string memory_limit = "72 GiB";
@@ -73,9 +75,14 @@ struct BenchmarkConfig {
   void fields(auto& f) {
     f("output", output, "JSON file for the results; empty: none");
     f("profile", profile,
-      "JSON file for a trace of one step more, which Perfetto opens; empty: none");
+      "JSON file for a trace of one step more, which Perfetto opens; empty: none. On a GPU with "
+      "all "
+      "kernels");
     f("seed", seed, "of weights and token ids", not_negative);
     f("threads", threads, "CPU threads; 0: all cores", not_negative);
+    f("device", device, "auto: a GPU where there is one; without one a smaller model is run",
+      one_of({"auto", "cpu", "cuda"}));
+    f("deterministic", deterministic, "on a GPU: the same bits from the same run");
     f("gate", gate,
       "who chooses the experts: the model's router, all in turn (the published runs' gate), or "
       "chance",
@@ -83,7 +90,7 @@ struct BenchmarkConfig {
     f("precision", precision,
       "bf16: weights alone; master: with an exact fp32 master. Moments are bf16 with both",
       one_of({"bf16", "master"}));
-    f("memory_limit", memory_limit, "what the forecast may take, as `72 GiB`; none: what is free");
+    f("memory_limit", memory_limit, "what tensors may take, as `72 GiB`; none: what is free");
     f("layers", layers, "layers to run; 0: all that the rank holds, or the most that fit",
       not_negative);
     f("recompute", recompute,

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "recipes/device_cuda.h"
+#include "recipes/gpu_memory_cuda.h"
 
 namespace conclave::recipes {
 namespace {
@@ -28,7 +29,7 @@ at::Device choose_device(const std::string& name, const std::string& where) {
                       "; set it to cpu, or to auto");
   if (name == "cpu" || !there) return at::kCPU;
   const at::Device gpu(at::kCUDA, 0);
-  log_info("runs on the GPU, " + device_name(gpu));
+  log_info("on the GPU, " + device_name(gpu));
   return gpu;
 }
 
@@ -41,6 +42,21 @@ std::string device_name(at::Device device) {
   if constexpr (kCudaBuild)
     if (device.is_cuda()) return cuda::device_name(device);
   return "CPU";
+}
+
+double peak_flops(const std::string& device_name) {
+  const bool hopper = device_name.find("H100") != std::string::npos ||
+                      device_name.find("H200") != std::string::npos;
+  return hopper ? 989e12 : 0;
+}
+
+void limit_device_memory(int64_t bytes, const std::string& message) {
+  if constexpr (kCudaBuild) cuda::limit_memory(bytes, message);
+}
+
+int64_t peak_device_memory() {
+  if constexpr (kCudaBuild) return cuda::peak_memory().allocated;
+  return 0;
 }
 
 }  // namespace conclave::recipes

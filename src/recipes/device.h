@@ -15,5 +15,11 @@ void check_dtype_on(at::Device device, at::ScalarType dtype, const std::string& 
 
 // Of a CUDA device: "NVIDIA H100 80GB HBM3".
 std::string device_name(at::Device device);
+// Dense bf16 operations a second of a whole chip of this name, as its vendor says; 0: not known.
+double peak_flops(const std::string& device_name);
+
+// On the GPU in use: see recipes/gpu_memory_cuda.h.
+void limit_device_memory(int64_t bytes, const std::string& message);
+int64_t peak_device_memory();  // bytes of tensors at most; 0 without CUDA
 
 }  // namespace conclave::recipes

@@ -3,16 +3,16 @@
 #include <cstdio>
 
 #include "base/human.h"
-#include "base/memory.h"
 #include "base/text.h"
 #include "plan/memory.h"
 #include "plan/one_token.h"
+#include "recipes/measure.h"
 #include "recipes/model_io.h"
 #include "recipes/shape.h"
 
 namespace conclave::recipes {
 
-int print_dry_run(const PretrainConfig& c, const ModelChoice& choice,
+int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device device,
                   const std::string& config_path) {
   const nn::Decoder decoder = describe_model(choice.config, choice.from,
                                              {.dtype = parse_dtype(c.dtype, "dtype"),
@@ -32,9 +32,9 @@ int print_dry_run(const PretrainConfig& c, const ModelChoice& choice,
   std::printf("\n# FLOPs of a token, forward and backward, in rows of %lld\n%s\n",
               static_cast<long long>(c.data.seq_len),
               flops_table(plan::flops_per_token(shape, c.data.seq_len)).c_str());
-  std::printf("# Memory, of %s that are free\n%s\n",
-              human_bytes(static_cast<double>(available_memory())).c_str(),
-              forecast(c, shape, expected_data_bytes(c)).table().c_str());
+  std::printf("# Memory%s, of %s that are free\n%s\n", device.is_cuda() ? " of the GPU" : "",
+              human_bytes(static_cast<double>(free_memory(device))).c_str(),
+              forecast(c, shape, device, expected_data_bytes(c)).table().c_str());
   const plan::TokenRun run{
       .config = config_path,
       .model_file = decoder.model_file,

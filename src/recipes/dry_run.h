@@ -18,6 +18,9 @@ struct ModelChoice {
   double mtp_weight = 0;  // 0: without modules of multi-token prediction
 };
 
+// The tensor classes that memory.recompute may name.
+const std::vector<std::string>& recomputable_names();
+
 // Refuses what no single key shows: what is missing, impossible together, or without effect in this
 // run.
 void check_pretrain(const PretrainConfig& c, const ConfigSource& source);
@@ -29,8 +32,9 @@ RouterCoefs router_coefs(const ModelSection& model);
 
 ModelChoice choose_model(const PretrainConfig& c, const ConfigSource& source);
 
-// The effective config, parameters, memory forecast and the one-token page. Returns 0.
-int print_dry_run(const PretrainConfig& c, const ModelChoice& choice,
+// The effective config, parameters, memory forecast on the device that would be used, and the
+// one-token page. Returns 0.
+int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device device,
                   const std::string& config_path);
 
 }  // namespace conclave::recipes

@@ -74,10 +74,6 @@ at::ScalarType out_dtype(at::ScalarType dtype) {
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-at::Tensor mean_loss(double sum, int64_t count, at::ScalarType dtype) {
-  return at::full({}, sum / static_cast<double>(count), at::kDouble).to(dtype);
-}
-
 std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const parallel::Batch& batch,
                                   int64_t rows, int64_t seq) {
   const at::ScalarType wide = out_dtype(m.decoder->embedding_unit->dtype());
@@ -95,21 +91,20 @@ std::vector<NamedTensor> one_pass(const ForwardOptions& o, Model& m, const paral
       out.push_back(
           {"experts." + std::to_string(i),
            std::get<0>(at::sort(inference.expert_ids(static_cast<int>(i)), 1)).contiguous()});
-  double loss_sum = 0;
-  int64_t scored = 0;
+  train::Evaluation e;
   if (o.grads) {
-    auto g = train::accumulate(*m.decoder, *m.units, *m.dispatcher, {batch}, {}, o.mtp_weight);
-    loss_sum = g.loss_sum, scored = g.scored;
+    const auto g =
+        train::accumulate(*m.decoder, *m.units, *m.dispatcher, {batch}, {}, o.mtp_weight);
+    e = {g.loss_sum, g.scored};
     if (o.mtp_weight != 0)
-      out.push_back({"mtp_loss", mean_loss(g.mtp_loss_sum, g.mtp_scored, wide)});
+      out.push_back({"mtp_loss", g.mtp_loss_sum.div(g.mtp_scored).squeeze().to(wide)});
     for (auto& t :
          train::named_tensors(*m.units, [&](size_t i) { return m.units->shards()[i].grad; }))
       out.push_back({t.name, t.data});
   } else {
-    auto g = train::evaluate(*m.decoder, *m.units, *m.dispatcher, batch);
-    loss_sum = g.loss_sum, scored = g.scored;
+    e = train::evaluate(*m.decoder, *m.units, *m.dispatcher, batch);
   }
-  out.push_back({"loss", mean_loss(loss_sum, scored, wide)});
+  out.push_back({"loss", e.loss_sum.div(static_cast<double>(e.scored)).squeeze().to(wide)});
   return out;
 }
 
@@ -121,7 +116,8 @@ std::vector<NamedTensor> optimizer_steps(const ForwardOptions& o, Model& m, cons
   for (int64_t i = 0; i < o.steps; ++i) {
     const parallel::Batch batch = make_batch(in.ids[i], in.labels[i]);
     Timer timer;
-    const auto r = train::step(*m.decoder, *m.units, *m.dispatcher, adamw, {batch}, {.lr = 1e-3});
+    const auto r =
+        train::step(*m.decoder, *m.units, *m.dispatcher, adamw, {batch}, {.lr = 1e-3}).wait();
     seconds[i] = timer.seconds();
     if (r.skipped)
       throw RunError("step " + std::to_string(i) + ": the loss or a gradient is not finite");

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "comm/dispatch_ranks.h"
 #include "models/registry.h"
 #include "train/state.h"
 
@@ -16,8 +17,26 @@ at::ScalarType parse_dtype(const std::string& name, const std::string& where) {
   throw ConfigError(where + ": expected fp32, bf16 or fp64, got `" + name + "`");
 }
 
+namespace {
+
+// The groups of a run on one rank.
+class OneRank final : public comm::CommFactory {
+ public:
+  int rank() const override { return 0; }
+  int world() const override { return 1; }
+  std::unique_ptr<comm::Comm> make(const std::vector<int>&, const std::string&) override {
+    return comm::single();
+  }
+};
+
+}  // namespace
+
 nn::Decoder describe_model(const nlohmann::json& config, const std::string& from,
                            const ModelOptions& o) {
+  nn::Share share;
+  if (o.ranks)
+    share = {.expert_ranks = o.layout.ep,
+             .expert_rank = o.layout.experts().coord(o.ranks->rank(), "ep")};
   return models::make_decoder(config, from,
                               {.dtype = o.dtype,
                                .device = o.device,
@@ -25,6 +44,7 @@ nn::Decoder describe_model(const nlohmann::json& config, const std::string& from
                                .sequence_aux_coef = o.coefs.sequence_aux,
                                .z_coef = o.coefs.z,
                                .mtp = o.mtp,
+                               .share = share,
                                .places = o.places});
 }
 
@@ -32,10 +52,11 @@ Model make_model(nlohmann::json config, const std::string& from, const ModelOpti
   Model m;
   m.config = std::move(config);
   m.decoder = std::make_unique<nn::Decoder>(describe_model(m.config, from, o));
-  m.comm = comm::single();
+  OneRank one;
+  m.groups = comm::make_groups(o.layout, o.ranks ? *o.ranks : one);
   m.units = std::make_unique<parallel::Units>(
-      *m.decoder, *m.comm, parallel::UnitsOptions{.training = o.training, .device = o.device});
-  m.dispatcher = std::make_unique<comm::LocalDispatcher>();
+      *m.decoder, m.groups, parallel::UnitsOptions{.training = o.training, .device = o.device});
+  m.dispatcher = comm::make_dispatcher(o.dispatcher, *m.groups.ep);
   return m;
 }
 

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "comm/comm.h"
 #include "comm/dispatch.h"
+#include "comm/groups.h"
 #include "nn/decoder.h"
 #include "optim/adamw.h"
 #include "parallel/units.h"
@@ -19,7 +19,7 @@ namespace conclave::recipes {
 struct Model {
   nlohmann::json config;  // the content of its config.json
   std::unique_ptr<nn::Decoder> decoder;
-  std::unique_ptr<comm::Comm> comm;
+  comm::Groups groups;
   std::unique_ptr<parallel::Units> units;
   std::unique_ptr<comm::Dispatcher> dispatcher;
 };
@@ -39,6 +39,10 @@ struct ModelOptions {
   RouterCoefs coefs = {};
   std::map<std::string, std::string> places = {};  // of an inline config: models/registry.h
   bool mtp = false;                                // likewise
+  // The ranks that share it, laid out so; none: one rank.
+  comm::CommFactory* ranks = nullptr;
+  comm::RankLayout layout = {};
+  std::string dispatcher = "all_to_all";
 };
 
 // The decoder alone, without memory for its weights.

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/files.h"
 #include "base/hash.h"
@@ -16,8 +17,10 @@
 #include "optim/adamw.h"
 #include "recipes/device.h"
 #include "recipes/dry_run.h"
+#include "recipes/measure.h"
 #include "recipes/model_io.h"
 #include "recipes/pretrain_config.h"
+#include "recipes/pretrain_gpu.h"
 #include "recipes/shape.h"
 #include "recipes/threads.h"
 #include "train/loop.h"
@@ -42,9 +45,12 @@ Data read_data(const PretrainConfig& c, const ConfigSource& source,
         format("vocab_size is %lld, the tokenizer has %lld tokens; expected at least as many",
                static_cast<long long>(vocab), static_cast<long long>(tokenizer.vocab_size())));
   auto corpus = data::tokenize_corpus(c.data.text, tokenizer, c.data.eos, c.data.cache);
-  data::PackedDataset train(corpus.train, c.data.seq_len, corpus.eos,
-                            static_cast<uint64_t>(c.seed));
-  data::PackedDataset validation(corpus.validation, c.data.seq_len, corpus.eos, std::nullopt);
+  const auto documents =
+      c.data.documents == "joined" ? data::Documents::joined : data::Documents::separate;
+  data::PackedDataset train(corpus.train, c.data.seq_len, corpus.eos, static_cast<uint64_t>(c.seed),
+                            documents);
+  data::PackedDataset validation(corpus.validation, c.data.seq_len, corpus.eos, std::nullopt,
+                                 documents);
   log_info(format(
       "training on %s tokens (%s, %lld documents), validating on %s tokens (%s, %lld documents)",
       human_count(static_cast<double>(corpus.train->tokens())).c_str(),
@@ -61,9 +67,11 @@ Data read_data(const PretrainConfig& c, const ConfigSource& source,
 // Says whether sample ids still mean the same rows.
 uint64_t fingerprint(const PretrainConfig& c, const Data& d) {
   const auto& ids = d.corpus.train->ids;
-  const std::string key = format(
-      "%lld %lld %016llx", static_cast<long long>(c.data.seq_len), static_cast<long long>(c.seed),
-      static_cast<unsigned long long>(xxh3(std::as_bytes(std::span(ids)))));
+  const std::string key =
+      format("%lld %lld %016llx", static_cast<long long>(c.data.seq_len),
+             static_cast<long long>(c.seed),
+             static_cast<unsigned long long>(xxh3(std::as_bytes(std::span(ids))))) +
+      (c.data.documents == "joined" ? " joined" : "");
   return xxh3(std::as_bytes(std::span(key)));
 }
 
@@ -141,6 +149,9 @@ void print_summary(const PretrainConfig& c, const std::string& config_path, cons
   std::printf("  speed            %s over %s\n",
               human_rate(number("tokens_per_second"), "tokens").c_str(),
               human_duration(number("seconds")).c_str());
+  if (s.contains("model_tflops"))
+    std::printf("  of the GPU       %.4g model TFLOP/s%s\n", number("model_tflops"),
+                s.contains("mfu") ? format(", MFU %.1f %%", 100 * number("mfu")).c_str() : "");
   std::printf("  peak memory      %s, forecast %s\n",
               human_bytes(number("peak_memory_bytes")).c_str(),
               human_bytes(number("forecast_memory_bytes")).c_str());
@@ -177,11 +188,15 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
                        .mtp = choice.mtp_weight != 0};
   if (c.model.bias_update_rate)
     check_bias_update(source, describe_model(choice.config, choice.from, options));
-  if (dry_run) return print_dry_run(c, choice, config_path);
+  const at::Device device = options.device = choose_device(c.device, source.location("device"));
+  check_dtype_on(device, dtype, source.location("dtype"));
+  if (c.cuda_graph && !device.is_cuda())
+    throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
+  if (dry_run) return print_dry_run(c, choice, device, config_path);
 
   install_stop_handlers();
-  options.device = choose_device(c.device, source.location("device"));
-  check_dtype_on(options.device, dtype, source.location("dtype"));
+  const plan::ModelShape shape = shape_of(describe_model(choice.config, choice.from, options));
+  if (device.is_cuda()) prepare_gpu(c, forecast(c, shape, device, 0));
   const std::string resume = resume_from(c, source);
   Model m = make_model(choice.config, choice.from, options);
   Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
@@ -194,10 +209,10 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
     check_same_model(config_to_save, resume);
     state = train::restore(resume, *m.units, optimizer);
     if (state.data != fingerprint(c, d))
-      throw ConfigError(
-          resume +
-          ": was trained on other rows (text, tokenizer, data.seq_len or seed differ); set them "
-          "back, or start a new run from its weights with model.from");
+      throw ConfigError(resume +
+                        ": was trained on other rows (text, tokenizer, data.seq_len, "
+                        "data.documents or seed differ); set them "
+                        "back, or start a new run from its weights with model.from");
     log_info("resuming from " + resume + ", step " + std::to_string(state.step));
   } else if (c.model.from) {
     fill_from_folder(*c.model.from, m, optimizer);
@@ -211,11 +226,11 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   }
 
   const plan::MemoryForecast memory = forecast(
-      c, shape_of(*m.decoder),
+      c, shape, device,
       data_bytes(*d.corpus.train, d.train) + data_bytes(*d.corpus.validation, d.validation));
-  log_info(format("memory: %s will be needed, %s are free",
+  log_info(format("memory%s: %s will be needed, %s are free", device.is_cuda() ? " of the GPU" : "",
                   human_bytes(static_cast<double>(memory.total())).c_str(),
-                  human_bytes(static_cast<double>(available_memory())).c_str()));
+                  human_bytes(static_cast<double>(free_memory(device))).c_str()));
   checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last));
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
   train::LoopConfig loop{.steps = c.steps,
@@ -225,6 +240,12 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
                          .bias_rate = c.model.bias_update_rate.value_or(0.001),
                          .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
+  loop.cuda_graph = c.cuda_graph;
+  std::optional<GpuFigures> gpu;
+  if (device.is_cuda()) {
+    gpu.emplace(device, shape, c.data.seq_len);
+    loop.beside_rate = [&](double tokens_per_second) { return gpu->text(tokens_per_second); };
+  }
   loop.validate_every = c.validation.every;
   loop.checkpoint_every = c.checkpoint.every;
   loop.lr = [&](int64_t step) {
@@ -237,7 +258,8 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
     contents.files = companions;
   };
   const auto result = train::run_loop(loop, parts, state);
-  const auto summary = summary_of(c, d, state, result, memory);
+  auto summary = summary_of(c, d, state, result, memory);
+  if (gpu) gpu->add_to(summary);
   write_file_atomic(c.output + "/summary.json", summary.dump(2) + "\n");
   print_summary(c, config_path, summary, folder.step_path(state.step).string());
   return result.stopped ? 75 : 0;

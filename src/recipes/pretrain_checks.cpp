@@ -9,10 +9,6 @@
 namespace conclave::recipes {
 namespace {
 
-// The classes that nn/ and parallel/ give recipes for (nn::Value::made_again_by).
-const std::vector<std::string> kRecomputable = {"norm",   "qkv",      "rotary",  "attention",
-                                                "linear", "dispatch", "gate_up", "swiglu"};
-
 void check_schedule(const PretrainConfig& c, const ConfigSource& source) {
   auto without_effect = [&](const char* key) {
     if (source.is_set(key))
@@ -29,6 +25,13 @@ void check_schedule(const PretrainConfig& c, const ConfigSource& source) {
 }
 
 }  // namespace
+
+// Those that nn/ and parallel/ give recipes for (nn::Value::made_again_by).
+const std::vector<std::string>& recomputable_names() {
+  static const std::vector<std::string> names{"norm",   "qkv",      "rotary",  "attention",
+                                              "linear", "dispatch", "gate_up", "swiglu"};
+  return names;
+}
 
 void check_pretrain(const PretrainConfig& c, const ConfigSource& source) {
   source.require("output");
@@ -50,11 +53,16 @@ void check_pretrain(const PretrainConfig& c, const ConfigSource& source) {
                                                   static_cast<long long>(c.batch.rows),
                                                   static_cast<long long>(c.batch.micro_rows)));
   for (const auto& name : c.memory.recompute)
-    if (std::find(kRecomputable.begin(), kRecomputable.end(), name) == kRecomputable.end())
-      throw source.error(
-          "memory.recompute",
-          "`" + name + "` cannot be made again; expected some of " + join(kRecomputable, ", "));
+    if (std::find(recomputable_names().begin(), recomputable_names().end(), name) ==
+        recomputable_names().end())
+      throw source.error("memory.recompute", "`" + name +
+                                                 "` cannot be made again; expected some of " +
+                                                 join(recomputable_names(), ", "));
   check_schedule(c, source);
+  if (c.cuda_graph && (c.dtype != "bf16" || c.data.documents != "joined"))
+    throw source.error("cuda_graph",
+                       "needs dtype bf16, whose products wait for nothing, and data.documents "
+                       "joined, which makes all steps alike; set both, or leave it out");
 }
 
 void check_bias_update(const ConfigSource& source, const nn::Decoder& decoder) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/config.h"
+#include "comm/rank_layout.h"
 #include "data/text.h"
 #include "optim/adamw.h"
 #include "optim/schedule.h"
@@ -43,6 +44,7 @@ struct DataSection {
   std::string tokenizer;
   std::string eos = "<|endoftext|>";
   int64_t seq_len = 256;
+  std::string documents = "separate";
   std::string cache = ".cache/tokens";
   void fields(auto& f) {
     f("text", text, "what is read");
@@ -50,6 +52,10 @@ struct DataSection {
       "folder with tokenizer.json (conclave train-tokenizer makes one); model.from has its own");
     f("eos", eos, "the token that closes a document");
     f("seq_len", seq_len, "tokens in a packed row", at_least(2));
+    f("documents", documents,
+      "separate: attention stays within a document; joined: a row is one, whatever documents it "
+      "holds",
+      one_of({"separate", "joined"}));
     f("cache", cache, "folder for tokenized text");
   }
 };
@@ -98,6 +104,7 @@ struct PretrainConfig {
   int64_t seed = 1;
   int64_t threads = 0;
   std::string device = "auto";
+  bool deterministic = false, cuda_graph = false;
   std::string dtype = "fp32";
   int64_t steps = 1000;
   double clip_norm = 1;
@@ -109,6 +116,7 @@ struct PretrainConfig {
   ValidationSection validation;
   CheckpointSection checkpoint;
   MemorySection memory;
+  comm::ParallelConfig parallel;
 
   void fields(auto& f) {
     f("output", output, "folder of the run: checkpoints, metrics.jsonl, summary.json");
@@ -118,6 +126,11 @@ struct PretrainConfig {
     f("threads", threads, "CPU threads; 0: all cores. The results do not depend on it",
       not_negative);
     f("device", device, "auto: a GPU where there is one", one_of({"auto", "cpu", "cuda"}));
+    f("deterministic", deterministic,
+      "on a GPU too the same bits from the same run; attention's backward is slower");
+    f("cuda_graph", cuda_graph,
+      "on a GPU a step is launched as a whole, with the same bits; needs dtype bf16 and "
+      "data.documents joined");
     f("dtype", dtype, "of weights and activations; bf16 keeps an exact fp32 master",
       one_of({"fp32", "bf16", "fp64"}));
     f("steps", steps, "optimizer steps", at_least(1));
@@ -129,6 +142,8 @@ struct PretrainConfig {
     f("schedule", schedule, "learning rate over the steps");
     f("validation", validation, "on the documents held out");
     f("checkpoint", checkpoint, "when to save");
+    f("parallel", parallel,
+      "how several ranks share the work (conclave launch, torchrun, srun, mpirun)");
     f("memory", memory, "what the backward keeps");
   }
 };

@@ -1,7 +1,9 @@
 #include "recipes/proxy_run.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 
 #include <algorithm>
@@ -46,23 +48,30 @@ at::Tensor normal_bf16(int64_t tokens, int64_t hidden, uint64_t seed, const char
 
 }  // namespace
 
-ProxyRun::ProxyRun(const RankShare& share, const BenchmarkConfig& config)
+ProxyRun::ProxyRun(const RankShare& share, const BenchmarkConfig& config, at::Device device)
     : config_(config),
+      device_(device),
       seq_len_(share.seq_len),
       recompute_(share.run.recompute),
-      decoder_(make_decoder(share)),
+      decoder_(make_decoder(share, device)),
       comm_(comm::single()),
-      units_(decoder_, *comm_),
+      units_(
+          decoder_, *comm_,
+          {.device = device, .grad_dtype = share.run.grad_bytes == 2 ? at::kBFloat16 : at::kFloat}),
       dispatcher_(share.share.expert_ranks),
       optimizer_(adam(config.lr), owned(decoder_, units_, config.layout.dp_shard),
                  {.master = config.precision == "master", .bf16_moments = true}) {
   parallel::initialise(units_, static_cast<uint64_t>(config.seed), decoder_.initializer_range);
+  const at::TensorOptions scalar = at::TensorOptions().dtype(at::kDouble).device(device);
+  lr_ = at::full({1}, config.lr, scalar);
+  grad_scale_ = at::full({1}, 1, scalar);
   if (decoder_.share.ends) return;
   const int64_t tokens = config.batch.micro_rows * seq_len_;
   const auto seed = static_cast<uint64_t>(config.seed);
-  hidden_ = normal_bf16(tokens, decoder_.hidden, seed, "hidden", 1);
+  hidden_ = normal_bf16(tokens, decoder_.hidden, seed, "hidden", 1).to(device);
   dhidden_ = normal_bf16(tokens, decoder_.hidden, seed, "gradient",
-                         1 / static_cast<double>(config.batch.rows * seq_len_));
+                         1 / static_cast<double>(config.batch.rows * seq_len_))
+                 .to(device);
 }
 
 // Random ids, each sequence a document; labels are the ids that follow.
@@ -91,32 +100,36 @@ parallel::Batch ProxyRun::batch(int64_t index) const {
   return b;
 }
 
-double ProxyRun::step(int64_t index) {
+void ProxyRun::step(int64_t index) {
   const int64_t micro_batches = config_.batch.rows / config_.batch.micro_rows;
-  const int64_t scored = config_.batch.rows * (seq_len_ - 1);
   parallel::RunOptions run{.training = true, .recompute = recompute_};
-  run.loss_seed = 1 / static_cast<double>(scored);
+  run.loss_seed = 1 / scored();
   {
     Part part("zero gradients");
     units_.zero_grads();
   }
-  double loss = 0;
+  loss_sum_.reset();
   for (int64_t i = 0; i < micro_batches; ++i) {
     parallel::Batch b;
     {
       Part part("batch");
-      b = batch(index * micro_batches + i);
+      b = parallel::to_device(batch(index * micro_batches + i), device_);
     }
     parallel::MicroBatch micro(decoder_, units_, dispatcher_, std::move(b), run);
     micro.forward();
-    if (decoder_.share.ends) loss += micro.loss_sum().item().toDouble();
-    if (!decoder_.share.ends) micro.seed(dhidden_);
+    if (decoder_.share.ends)
+      loss_sum_ = loss_sum_.defined() ? at::add(loss_sum_, micro.loss_sum()) : micro.loss_sum();
+    else
+      micro.seed(dhidden_);
     micro.backward();
   }
   Part part("optimizer");
-  optimizer_.step(config_.lr);
+  optimizer_.step(lr_, grad_scale_);
   units_.weights_changed();
-  return loss / static_cast<double>(scored);
+}
+
+double ProxyRun::loss() const {
+  return loss_sum_.defined() ? loss_sum_.item().toDouble() / scored() : 0;
 }
 
 double gemm_rate(int64_t size) {

@@ -12,19 +12,24 @@ namespace conclave::recipes {
 class ProxyRun {
  public:
   // New weights from the seed.
-  ProxyRun(const RankShare& share, const BenchmarkConfig& config);
+  ProxyRun(const RankShare& share, const BenchmarkConfig& config, at::Device device);
 
   // Step 0, 1, …: makes the batch, forward and backward of each micro-batch, and the optimizer's
-  // update. Names its parts (base/parts.h). Returns the loss in nats a token, 0 without a head.
-  double step(int64_t index);
+  // update. Names its parts (base/parts.h). Does not wait for the device.
+  void step(int64_t index);
 
-  // Rows received for each token and layer, in the mean over all steps.
+  // Of the last step, in nats a token; 0 without a head. Waits for the device.
+  double loss() const;
+  // Rows received for each token and layer, in the mean over all steps. Waits for the device.
   double rows_per_token() const { return dispatcher_.rows_per_token(); }
 
  private:
   parallel::Batch batch(int64_t index) const;
+  // Scored tokens of a step: all but the last of each row.
+  double scored() const { return static_cast<double>(config_.batch.rows * (seq_len_ - 1)); }
 
   const BenchmarkConfig& config_;
+  const at::Device device_;
   const int64_t seq_len_;
   const std::set<std::string> recompute_;
   nn::Decoder decoder_;
@@ -34,9 +39,11 @@ class ProxyRun {
   optim::AdamW optimizer_;
   at::Tensor hidden_, dhidden_;  // [tokens, hidden] of a pipeline rank between others: what its
                                  // neighbours would send, the same in each micro-batch
+  at::Tensor lr_, grad_scale_;   // [1] fp64
+  at::Tensor loss_sum_;          // [1] fp64
 };
 
-// Floating-point operations a second of one bf16 matrix product [size, size, size] on this device.
+// Floating-point operations a second of one bf16 matrix product [size, size, size] on the CPU.
 double gemm_rate(int64_t size);
 
 }  // namespace conclave::recipes

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/human.h"
-#include "base/memory.h"
 #include "base/text.h"
 #include "models/registry.h"
 #include "plan/routing.h"
@@ -90,8 +89,8 @@ double received(const BenchmarkConfig& c, const plan::ModelShape& shape) {
   return most;
 }
 
-int64_t limit_of(const BenchmarkConfig& c, const ConfigSource& source) {
-  if (c.memory_limit == "none") return static_cast<int64_t>(available_memory());
+int64_t limit_of(const BenchmarkConfig& c, const ConfigSource& source, int64_t free) {
+  if (c.memory_limit == "none") return free;
   const auto bytes = bytes_of(c.memory_limit);
   if (!bytes || *bytes == 0)
     throw source.error("memory_limit",
@@ -133,12 +132,14 @@ void set_run(RankShare& s, const BenchmarkConfig& c, bool for_cpu) {
   s.run.tokens = c.batch.micro_rows * s.seq_len;
   s.run.received = received(c, s.whole);
   s.run.saves = false;
-  if (!for_cpu) s.run.base_bytes = 0;
+  s.run.on_gpu = !for_cpu;
 }
 
 }  // namespace
 
-RankShare rank_share(const BenchmarkConfig& c, const ConfigSource& source, bool for_cpu) {
+RankShare rank_share(const BenchmarkConfig& c, const ConfigSource& source, ShareOf size,
+                     int64_t free) {
+  const bool for_cpu = size == ShareOf::cpu;
   check_layout(c, source);
   RankShare s;
   s.config = tree_json(c.model.config);
@@ -162,7 +163,7 @@ RankShare rank_share(const BenchmarkConfig& c, const ConfigSource& source, bool 
     throw source.error("layers",
                        format("expected at most the %lld that a rank holds", ll(s.layers_held)));
   s.seq_len = for_cpu ? std::min(c.batch.seq_len, c.cpu.seq_len) : c.batch.seq_len;
-  s.limit = for_cpu ? static_cast<int64_t>(available_memory()) : limit_of(c, source);
+  s.limit = for_cpu ? free : limit_of(c, source, free);
   set_run(s, c, for_cpu);
 
   plan::ModelShape whole = s.whole;
@@ -184,9 +185,10 @@ RankShare rank_share(const BenchmarkConfig& c, const ConfigSource& source, bool 
   return s;
 }
 
-nn::Decoder make_decoder(const RankShare& s) {
-  return models::make_decoder(s.config, "the share of a rank",
-                              {.dtype = at::kBFloat16, .aux_coef = 0, .share = s.share});
+nn::Decoder make_decoder(const RankShare& s, at::Device device) {
+  return models::make_decoder(
+      s.config, "the share of a rank",
+      {.dtype = at::kBFloat16, .device = device, .aux_coef = 0, .share = s.share});
 }
 
 }  // namespace conclave::recipes

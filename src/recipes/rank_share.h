@@ -26,11 +26,14 @@ struct RankShare {
   std::string smaller;  // how it was made smaller for the CPU; empty: it was not
 };
 
-// `for_cpu`: the smaller run. Throws ConfigError where the config does not go together, or does not
-// fit.
-RankShare rank_share(const BenchmarkConfig& config, const ConfigSource& source, bool for_cpu);
+enum class ShareOf { full_size, cpu };  // on a GPU, or smaller for the CPU
+
+// `free`: bytes that may be taken where the config sets no limit. Throws ConfigError where the
+// config does not go together, or does not fit.
+RankShare rank_share(const BenchmarkConfig& config, const ConfigSource& source, ShareOf size,
+                     int64_t free);
 
 // The decoder of what is run, without memory for its weights.
-nn::Decoder make_decoder(const RankShare& share);
+nn::Decoder make_decoder(const RankShare& share, at::Device device = at::kCPU);
 
 }  // namespace conclave::recipes

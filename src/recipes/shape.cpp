@@ -50,12 +50,14 @@ plan::Precision precision_of(const std::string& dtype) {
 }
 
 plan::MemoryForecast forecast(const PretrainConfig& c, const plan::ModelShape& shape,
-                              int64_t data_bytes) {
+                              at::Device device, int64_t data_bytes) {
   plan::TrainingRun run;
   run.precision = precision_of(c.dtype);
   run.tokens = c.batch.micro_rows * c.data.seq_len;
   run.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
-  run.data_bytes = data_bytes;
+  run.on_gpu = device.is_cuda();
+  run.saves = !run.on_gpu;  // there the copy lies in the host's memory, as does the text
+  run.data_bytes = run.on_gpu ? 0 : data_bytes;
   return plan::forecast_memory(shape, run);
 }
 

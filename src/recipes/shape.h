@@ -14,9 +14,9 @@ namespace conclave::recipes {
 plan::ModelShape shape_of(const nn::Decoder& decoder);
 plan::Precision precision_of(const std::string& dtype);  // "fp32", "fp64" or "bf16"
 
-// data_bytes: of the tokenized text, one of the two below.
+// Of the device's memory. data_bytes: of the tokenized text, one of the two below.
 plan::MemoryForecast forecast(const PretrainConfig& config, const plan::ModelShape& shape,
-                              int64_t data_bytes);
+                              at::Device device, int64_t data_bytes);
 // Before the text is read: an id of 4 bytes for each 3 bytes of its files; 0 if they are not there.
 int64_t expected_data_bytes(const PretrainConfig& config);
 int64_t data_bytes(const data::TokenizedText& text, const data::PackedDataset& rows);

@@ -1,11 +1,14 @@
 #include "train/loop.h"
 
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "base/human.h"
 #include "base/log.h"
@@ -14,6 +17,7 @@
 #include "base/text.h"
 #include "base/timer.h"
 #include "checkpoint/writer.h"
+#include "train/captured_step.h"
 #include "train/metrics.h"
 #include "train/step.h"
 
@@ -27,17 +31,30 @@ class Loop {
         parts_(parts),
         state_(state),
         metrics_(parts.folder.path().string(), state.step),
-        saved_step_(state.step) {}
+        options_{.clip_norm = config.clip_norm,
+                 .recompute = config.recompute,
+                 .bias_rate = config.bias_rate,
+                 .mtp_weight = config.mtp_weight},
+        saved_step_(state.step) {
+    if (config.cuda_graph)
+      captured_.emplace(parts.decoder, parts.units, parts.dispatcher, parts.optimizer, options_);
+  }
 
   LoopResult run() {
-    while (state_.step < config_.steps && !stop_requested()) {
-      one_step();
-      const bool last = state_.step == config_.steps;
-      const bool saving = last || due(config_.checkpoint_every);
-      if (parts_.validation && (saving || due(config_.validate_every))) run_validation();
-      metrics_.write(line_);
+    while (state_.step + in_flight() < config_.steps && !stop_requested()) {
+      std::optional<Launched> before = std::exchange(launched_, launch());
+      if (before) finish(*before);
+      // The CPU is done already. On a GPU the next step is launched first, unless what comes now
+      // needs this one's weights and figures.
+      const int64_t step = state_.step + 1;
+      const bool last = step == config_.steps;
+      const bool saving = last || due(step, config_.checkpoint_every);
+      const bool validating = parts_.validation && (saving || due(step, config_.validate_every));
+      if (!saving && !validating && !parts_.units.device().is_cpu()) continue;
+      finish_launched(validating);
       if (saving && !last) save();
     }
+    if (launched_) finish_launched(/*validating=*/false);
     result_.stopped = state_.step < config_.steps;
     if (saved_step_ != state_.step) save();
     writer_.finish();
@@ -47,24 +64,43 @@ class Loop {
   }
 
  private:
-  bool due(int64_t every) const { return every > 0 && state_.step % every == 0; }
+  // A step on its way; state_ counts it when it is finished.
+  struct Launched {
+    double lr;
+    StepFigures figures;
+  };
+  int64_t in_flight() const { return launched_ ? 1 : 0; }
+  static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
-  void one_step() {
+  Launched launch() {
+    const int64_t first = state_.sample + in_flight() * config_.rows;
     std::vector<parallel::Batch> batches;
     for (int64_t done = 0; done < config_.rows; done += config_.micro_rows) {
       const int64_t count = std::min(config_.micro_rows, config_.rows - done);
-      batches.push_back(
-          make_batch(parts_.train.batch(parts_.sampler.rows(state_.sample + done, count))));
+      batches.push_back(make_batch(parts_.train.batch(parts_.sampler.rows(first + done, count))));
     }
-    Timer timer;
-    const double lr = config_.lr(state_.step + 1);
-    const StepResult r =
-        step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer, std::move(batches),
-             {.lr = lr,
-              .clip_norm = config_.clip_norm,
-              .recompute = config_.recompute,
-              .bias_rate = config_.bias_rate,
-              .mtp_weight = config_.mtp_weight});
+    if (!launched_) step_timer_.restart();
+    options_.lr = config_.lr(state_.step + in_flight() + 1);
+    if (captured_) return {options_.lr, captured_->run(std::move(batches), options_.lr)};
+    return {options_.lr, step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer,
+                              std::move(batches), options_)};
+  }
+
+  void finish_launched(bool validating) {
+    const Launched now = *std::exchange(launched_, std::nullopt);
+    count(now);
+    if (validating) run_validation();
+    metrics_.write(line_);
+  }
+  void finish(const Launched& launched) {
+    count(launched);
+    metrics_.write(line_);
+  }
+
+  void count(const Launched& launched) {
+    const StepResult r = launched.figures.wait();
+    const double seconds = step_timer_.seconds();
+    step_timer_.restart();
     state_.step += 1;
     state_.sample += config_.rows;
     if (r.skipped) {
@@ -77,7 +113,7 @@ class Loop {
     }
     result_.tokens += r.scored;
     result_.last_loss = r.loss;
-    note(r, lr, timer.seconds());
+    note(r, launched.lr, seconds);
   }
 
   void note(const StepResult& r, double lr, double seconds) {
@@ -99,9 +135,11 @@ class Loop {
     const double left =
         static_cast<double>((config_.steps - state_.step) * config_.rows * parts_.train.seq_len()) /
         rate_;
+    std::string rate_text = human_rate(rate_, "tokens");
+    if (config_.beside_rate) rate_text += "  " + config_.beside_rate(rate_);
     std::string text =
         format("step %lld/%lld  loss %.4f  %s  %s left", static_cast<long long>(state_.step),
-               static_cast<long long>(config_.steps), r.loss, human_rate(rate_, "tokens").c_str(),
+               static_cast<long long>(config_.steps), r.loss, rate_text.c_str(),
                human_duration(left).c_str());
     if (result_.last_validation > 0) text += format("  validation %.4f", result_.last_validation);
     status_.show(text);
@@ -144,7 +182,10 @@ class Loop {
   StatusLine status_;
   LoopResult result_;
   nlohmann::json line_;
-  Timer timer_;
+  StepOptions options_;
+  std::optional<CapturedStep> captured_;
+  std::optional<Launched> launched_;
+  Timer timer_, step_timer_;
   double rate_ = 0;
   int64_t saved_step_;
 };
@@ -163,17 +204,19 @@ parallel::Batch make_batch(const data::PackedBatch& packed) {
 }
 
 double validate(Parts& parts, int64_t micro_rows) {
-  Gradients sum;
   const int64_t rows = parts.validation->rows();
+  at::Tensor loss_sum =
+      at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(parts.units.device()));
+  int64_t scored = 0;
   for (int64_t first = 0; first < rows; first += micro_rows) {
     std::vector<int64_t> chosen(static_cast<size_t>(std::min(micro_rows, rows - first)));
     std::iota(chosen.begin(), chosen.end(), first);
-    const Gradients g = evaluate(parts.decoder, parts.units, parts.dispatcher,
-                                 make_batch(parts.validation->batch(chosen)));
-    sum.loss_sum += g.loss_sum;
-    sum.scored += g.scored;
+    const Evaluation e = evaluate(parts.decoder, parts.units, parts.dispatcher,
+                                  make_batch(parts.validation->batch(chosen)));
+    loss_sum.add_(e.loss_sum);
+    scored += e.scored;
   }
-  return sum.loss_sum / static_cast<double>(std::max<int64_t>(sum.scored, 1));
+  return loss_sum.item().toDouble() / static_cast<double>(std::max<int64_t>(scored, 1));
 }
 
 LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state) {

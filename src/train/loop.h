@@ -22,9 +22,12 @@ struct LoopConfig {
   double bias_rate = 0;   // of the routers' correction biases
   double mtp_weight = 0;  // of multi-token prediction's loss
   std::set<std::string> recompute;
+  bool cuda_graph = false;                 // train/captured_step.h
   int64_t validate_every = 0;              // 0: at the end only
   int64_t checkpoint_every = 0;            // 0: at the end only
   std::function<double(int64_t step)> lr;  // of step 1, 2, …
+  // What the progress line says beside the rate; may be empty.
+  std::function<std::string(double tokens_per_second)> beside_rate;
 };
 
 // What is trained, introduced by the recipe. All outlive the loop.

@@ -26,15 +26,20 @@ void each_piece(parallel::Units& units, const OfShard& of, const F& f) {
   }
 }
 
+// Calls f(name) for all tensors of the decoder's units, those too that other ranks hold.
+template <class F>
+void each_name(const parallel::Units& units, const F& f) {
+  for (const auto& unit : units.decoder().units)
+    for (const comm::StoredTensor& tensor : unit->layout().tensors) f(tensor.name);
+}
+
 // The names of all weights of the decoder, in every form that files may hold them in.
 void add_all_names(const parallel::Units& units, std::vector<std::string>& names) {
   using checkpoint::Form;
-  const auto add = [&](const std::string& tensor) {
+  each_name(units, [&](const std::string& tensor) {
     for (Form form : {Form::plain, Form::fp8, Form::mxfp4})
       for (std::string& name : checkpoint::names_of(tensor, form)) names.push_back(std::move(name));
-  };
-  for (const auto& unit : units.decoder().units)
-    for (const comm::StoredTensor& tensor : unit->layout().tensors) add(tensor.name);
+  });
 }
 
 // The numbers of a TrainState by name; the same list reads and writes.
@@ -89,6 +94,19 @@ void load_weights(const checkpoint::HfFolder& folder, parallel::Units& units, co
   units.weights_changed();
 }
 
+std::vector<checkpoint::NamedTensor> number_tensors(const TrainState& state) {
+  std::vector<checkpoint::NamedTensor> numbers;
+  TrainState copy = state;
+  each_number(copy, [&](const char* name, auto& number) {
+    using T = std::decay_t<decltype(number)>;
+    if constexpr (std::is_same_v<T, double>)
+      numbers.push_back({name, at::full({}, number, at::kDouble)});
+    else
+      numbers.push_back({name, at::full({}, std::bit_cast<int64_t>(number), at::kLong)});
+  });
+  return numbers;
+}
+
 checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& optimizer,
                                        const TrainState& state) {
   checkpoint::FolderContents c;
@@ -100,15 +118,7 @@ checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& opt
   add([&](size_t i) { return optimizer.m(i); }, ".m");
   add([&](size_t i) { return optimizer.v(i); }, ".v");
   add([&](size_t i) { return optimizer.lo(i); }, ".lo");
-  auto& numbers = c.beside["train_state.safetensors"];
-  TrainState copy = state;
-  each_number(copy, [&](const char* name, auto& number) {
-    using T = std::decay_t<decltype(number)>;
-    if constexpr (std::is_same_v<T, double>)
-      numbers.push_back({name, at::full({}, number, at::kDouble)});
-    else
-      numbers.push_back({name, at::full({}, std::bit_cast<int64_t>(number), at::kLong)});
-  });
+  c.beside["train_state.safetensors"] = number_tensors(state);
   return c;
 }
 
@@ -116,13 +126,17 @@ TrainState restore(const std::string& folder, parallel::Units& units, optim::Ada
   load_weights(checkpoint::HfFolder(folder), units,
                [&](size_t i) { return units.shards()[i].weights; });
   std::vector<checkpoint::LoadTarget> targets;
+  std::vector<std::string> others;  // other ranks hold parts
   auto add = [&](const OfShard& of, const char* suffix) {
     for (auto& t : load_targets(units, of, suffix)) targets.push_back(std::move(t));
+    if (units.comm().size() > 1)
+      each_name(units, [&](const std::string& name) { others.push_back(name + suffix); });
   };
   add([&](size_t i) { return optimizer.m(i); }, ".m");
   add([&](size_t i) { return optimizer.v(i); }, ".v");
   add([&](size_t i) { return optimizer.lo(i); }, ".lo");
-  checkpoint::load_tensors(checkpoint::SafetensorsFile(folder + "/optimizer.safetensors"), targets);
+  checkpoint::load_tensors(checkpoint::SafetensorsFile(folder + "/optimizer.safetensors"), targets,
+                           others);
   const std::string file = folder + "/train_state.safetensors";
   const auto numbers = checkpoint::read_tensors(file);
   TrainState state;

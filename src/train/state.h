@@ -43,13 +43,16 @@ std::vector<checkpoint::NamedTensor> weight_tensors(parallel::Units& units);
 // reads; what a folder may hold beside the weights is read past. Any number of ranks.
 void load_weights(const checkpoint::HfFolder& folder, parallel::Units& units, const OfShard& into);
 
+// The numbers of the state as they are saved.
+std::vector<checkpoint::NamedTensor> number_tensors(const TrainState& state);
+
 // The model's weights, `optimizer.safetensors` (NAME.m, NAME.v, with bf16 weights NAME.lo) and
 // `train_state.safetensors`.
 checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& optimizer,
                                        const TrainState& state);
 
-// Fills all of it from a checkpoint's folder. Throws RunError naming what is missing or does not
-// fit.
+// Fills all of it from a checkpoint's folder, whatever ranks wrote it. Any number of ranks. Throws
+// RunError naming what is missing or does not fit.
 TrainState restore(const std::string& folder, parallel::Units& units, optim::AdamW& optimizer);
 
 }  // namespace conclave::train

@@ -1,30 +1,47 @@
 #include "train/step.h"
 
 #include <ATen/ops/add.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "nn/router.h"
+#include "ops/adamw.h"
 
 namespace conclave::train {
 namespace {
 
 // Σ over ranks of a few numbers, in fp64 (counts are exact far beyond any batch).
-std::vector<double> sum_over_ranks(comm::Comm& comm, std::vector<double> numbers) {
-  if (comm.size() == 1) return numbers;
-  at::Tensor t = at::tensor(numbers, at::TensorOptions().dtype(at::kDouble));
-  comm.all_reduce(t);
+std::vector<double> sum_over_ranks(parallel::Units& units, std::vector<double> numbers) {
+  if (units.comm().size() == 1) return numbers;
+  at::Tensor t = parallel::to_device(at::tensor(numbers, at::TensorOptions().dtype(at::kDouble)),
+                                     units.device());
+  units.comm().all_reduce(t);
+  t = t.cpu();
   std::copy_n(t.const_data_ptr<double>(), numbers.size(), numbers.begin());
   return numbers;
 }
 
-double number(const at::Tensor& t) { return t.defined() ? t.item().toDouble() : 0; }
-
 int64_t count_scored(const at::Tensor& labels) {
+  TORCH_CHECK(labels.is_cpu(), "batch: expected labels on the CPU, where they are counted, got ",
+              labels.device());
   const int64_t* l = labels.const_data_ptr<int64_t>();
   return labels.numel() - std::count(l, l + labels.numel(), int64_t{-100});
+}
+
+// Adds a micro-batch's part, where there is one, to a sum [1] fp64.
+void add_to(at::Tensor& sum, const at::Tensor& part) {
+  if (part.defined()) sum.add_(part.view({1}));
 }
 
 // Adds this micro-batch's pairs to the sums by layer.
@@ -46,106 +63,146 @@ void sum_loads_over_ranks(comm::Comm& comm, std::vector<at::Tensor>& loads) {
   }
 }
 
-double max_load(const std::vector<at::Tensor>& loads) {
-  double most = 0;
-  for (const auto& layer : loads) {
-    if (!layer.defined()) continue;
-    const at::Tensor host = layer.cpu();
-    const int64_t* l = host.const_data_ptr<int64_t>();
-    double sum = 0, max = 0;
-    for (int64_t e = 0; e < layer.numel(); ++e)
-      sum += static_cast<double>(l[e]), max = std::max(max, static_cast<double>(l[e]));
-    if (sum > 0) most = std::max(most, max * static_cast<double>(layer.numel()) / sum);
-  }
-  return most;
+// [1] fp64: the largest share of an expert in any layer, as a multiple of the mean; 0 without
+// experts or pairs.
+at::Tensor max_load(const std::vector<at::Tensor>& loads, const at::Tensor& like) {
+  std::vector<at::Tensor> layers;
+  for (const auto& layer : loads)
+    if (layer.defined() && layer.numel() > 0) layers.push_back(layer);
+  if (layers.empty()) return at::zeros_like(like);
+  const at::Tensor all = at::stack(layers).to(at::kDouble);  // [layers, experts]
+  const auto experts = static_cast<double>(all.size(1));
+  return all.amax(1).mul_(experts).div_(all.sum(1).clamp_min_(1)).amax().view({1});
 }
 
-// Every rank holds the biases and the loads of all, so all do the same.
-void correct_biases(nn::Decoder& decoder, const std::vector<at::Tensor>& loads, double rate) {
+// Every rank holds the biases and the loads of all, so all do the same. Without a finite scale the
+// step is skipped: loads that are all 0 move no bias.
+void correct_biases(nn::Decoder& decoder, const std::vector<at::Tensor>& loads, double rate,
+                    const at::Tensor& scale) {
   if (rate == 0) return;
+  const at::Tensor counts = scale.isfinite().to(at::kLong);  // [1]
   for (size_t i = 0; i < loads.size(); ++i)
     if (nn::Weight* bias = decoder.layer(i).block->correction_bias())
-      nn::correct_bias(*bias, loads[i], rate);
+      nn::correct_bias(*bias, loads[i].mul(counts), rate);
 }
+
+// The numbers of a step, in the order in which they come to the host.
+enum Figure : size_t { kLoss, kMtpLoss, kAux, kGradNorm, kScale, kMaxLoad, kFigures };
 
 }  // namespace
 
-Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
-                     std::vector<parallel::Batch> batches, const std::set<std::string>& recompute,
-                     double mtp_weight) {
+StepBatches on_units(parallel::Units& units, std::vector<parallel::Batch> batches) {
   std::vector<double> counts{0, 0, 0};  // scored tokens, rows, tokens
   for (const auto& b : batches) {
     counts[0] += static_cast<double>(count_scored(b.labels));
     counts[1] += static_cast<double>(b.rows.row_offsets.size() - 1);
     counts[2] += static_cast<double>(b.ids.numel());
   }
-  counts = sum_over_ranks(units.comm(), counts);
+  counts = sum_over_ranks(units, counts);
+  for (auto& b : batches) b = parallel::to_device(std::move(b), units.device());
+  return {std::move(batches), static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1]),
+          static_cast<int64_t>(counts[2])};
+}
+
+Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                     StepBatches step, const std::set<std::string>& recompute, double mtp_weight) {
   parallel::RunOptions run{.training = true, .recompute = recompute};
-  run.loss_seed = 1 / std::max(counts[0], 1.0);
+  run.loss_seed = 1 / static_cast<double>(std::max<int64_t>(step.scored, 1));
   run.mtp_weight = mtp_weight;
 
   units.zero_grads();
-  Gradients g;
+  // Of loss, aux, mtp_loss and mtp_scored: beside each other, so that ranks add them up at once.
+  at::Tensor sums = at::zeros({4}, at::TensorOptions().dtype(at::kDouble).device(units.device()));
+  Gradients g{.loss_sum = sums.narrow(0, 0, 1),
+              .mtp_loss_sum = sums.narrow(0, 2, 1),
+              .mtp_scored = sums.narrow(0, 3, 1),
+              .aux = sums.narrow(0, 1, 1)};
   g.loads.resize(decoder.layers.size() + (mtp_weight != 0 ? decoder.mtp.size() : 0));
-  for (auto& b : batches) {
-    b.rows.aux_seed = 1 / counts[1];
-    b.rows.token_seed = 1 / counts[2];
-    parallel::MicroBatch batch(decoder, units, dispatcher,
-                               parallel::to_device(std::move(b), units.device()), run);
+  for (auto& b : step.batches) {
+    b.rows.aux_seed = 1 / static_cast<double>(step.rows);
+    b.rows.token_seed = 1 / static_cast<double>(step.tokens);
+    parallel::MicroBatch batch(decoder, units, dispatcher, std::move(b), run);
     batch.forward();
-    g.loss_sum += number(batch.loss_sum());
-    g.mtp_loss_sum += number(batch.mtp_loss_sum());
-    g.mtp_scored += static_cast<int64_t>(number(batch.mtp_scored()));
-    g.aux += number(batch.aux());
+    add_to(g.loss_sum, batch.loss_sum());
+    add_to(g.mtp_loss_sum, batch.mtp_loss_sum());
+    if (mtp_weight != 0) add_to(g.mtp_scored, batch.mtp_scored());
+    add_to(g.aux, batch.aux());
     add_loads(g.loads, decoder, batch);
     batch.backward();
   }
   units.reduce_grads();
-  const auto sums = sum_over_ranks(
-      units.comm(), {g.loss_sum, g.aux, g.mtp_loss_sum, static_cast<double>(g.mtp_scored)});
-  g.loss_sum = sums[0], g.aux = sums[1], g.mtp_loss_sum = sums[2];
-  g.mtp_scored = static_cast<int64_t>(sums[3]);
+  if (units.comm().size() > 1) units.comm().all_reduce(sums);
   sum_loads_over_ranks(units.comm(), g.loads);
-  g.max_load = max_load(g.loads);
-  g.scored = static_cast<int64_t>(counts[0]);
+  g.max_load = max_load(g.loads, g.loss_sum);
+  g.scored = step.scored;
   return g;
 }
 
-StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
-                optim::AdamW& optimizer, std::vector<parallel::Batch> batches,
-                const StepOptions& options) {
+at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                       optim::AdamW& optimizer, StepBatches batches, const at::Tensor& lr,
+                       const StepOptions& options) {
   const Gradients g = accumulate(decoder, units, dispatcher, std::move(batches), options.recompute,
                                  options.mtp_weight);
-  const auto mean = [](double sum, int64_t count) {
-    return sum / static_cast<double>(std::max<int64_t>(count, 1));
-  };
-  StepResult r{.loss = mean(g.loss_sum, g.scored),
-               .mtp_loss = mean(g.mtp_loss_sum, g.mtp_scored),
-               .aux = g.aux,
-               .scored = g.scored};
-  r.max_load = g.max_load;
-  r.grad_norm = std::sqrt(number(units.squared_gradient_norm()));
-  if (!std::isfinite(r.grad_norm) || !std::isfinite(r.loss + r.mtp_loss)) {
-    r.skipped = true;
-    return r;
-  }
-  // As torch.nn.utils.clip_grad_norm_ scales.
-  const double scale =
-      options.clip_norm > 0 ? std::min(1.0, options.clip_norm / (r.grad_norm + 1e-6)) : 1.0;
-  optimizer.step(options.lr, scale);
-  correct_biases(decoder, g.loads, options.bias_rate);
+  const at::Tensor loss = g.loss_sum.div(static_cast<double>(std::max<int64_t>(g.scored, 1))),
+                   mtp_loss = g.mtp_loss_sum.div(g.mtp_scored.clamp_min(1)),
+                   squares = units.squared_gradient_norm();
+  // As torch.nn.utils.clip_grad_norm_ scales; not a number where the step is to be skipped.
+  const at::Tensor scale = ops::clip_scale(squares, at::add(loss, mtp_loss), options.clip_norm);
+  optimizer.step(lr, scale);
+  correct_biases(decoder, g.loads, options.bias_rate, scale);
   units.weights_changed();
-  return r;
+  std::array<at::Tensor, kFigures> figures;
+  figures[kLoss] = loss;
+  figures[kMtpLoss] = mtp_loss;
+  figures[kAux] = g.aux;
+  figures[kGradNorm] = squares.sqrt();
+  figures[kScale] = scale;
+  figures[kMaxLoad] = g.max_load;
+  return at::cat(figures);
 }
 
-Gradients evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
-                   parallel::Batch batch) {
+StepFigures::StepFigures(const at::Tensor& numbers, int64_t scored)
+    : host_(numbers), scored_(scored) {
+  if (numbers.is_cpu()) return;
+  host_ = at::empty(numbers.sizes(), at::TensorOptions().dtype(at::kDouble).pinned_memory(true));
+  host_.copy_(numbers, /*non_blocking=*/true);
+  const c10::impl::VirtualGuardImpl device(numbers.device().type());
+  auto event = std::make_shared<c10::Event>(numbers.device().type());
+  event->record(device.getStream(numbers.device()));
+  done_ = std::move(event);
+}
+
+StepResult StepFigures::wait() const {
+  TORCH_CHECK(host_.defined(), "step: expected figures of a step that was launched");
+  if (done_) static_cast<c10::Event*>(done_.get())->synchronize();
+  const double* n = host_.const_data_ptr<double>();
+  return {.loss = n[kLoss],
+          .mtp_loss = n[kMtpLoss],
+          .aux = n[kAux],
+          .grad_norm = n[kGradNorm],
+          .scored = scored_,
+          .skipped = !std::isfinite(n[kScale]),
+          .max_load = n[kMaxLoad]};
+}
+
+StepFigures step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                 optim::AdamW& optimizer, std::vector<parallel::Batch> batches,
+                 const StepOptions& options) {
+  StepBatches here = on_units(units, std::move(batches));
+  const int64_t scored = here.scored;
+  const at::Tensor lr =
+      at::full({1}, options.lr, at::TensorOptions().dtype(at::kDouble).device(units.device()));
+  return {launch_step(decoder, units, dispatcher, optimizer, std::move(here), lr, options), scored};
+}
+
+Evaluation evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                    parallel::Batch batch) {
   const int64_t scored = count_scored(batch.labels);
   parallel::MicroBatch micro(decoder, units, dispatcher,
                              parallel::to_device(std::move(batch), units.device()),
                              {.training = false});
   micro.forward();
-  return {.loss_sum = number(micro.loss_sum()), .scored = scored};
+  return {micro.loss_sum(), scored};
 }
 
 }  // namespace conclave::train

@@ -1,7 +1,10 @@
-// One optimizer step: accumulate over micro-batches, reduce, clip by one global norm, update.
+// One optimizer step: accumulate over micro-batches, reduce, clip by one global norm, update. The
+// host launches it and waits for nothing: what it wants to know of a step it reads later.
 #pragma once
+#include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "comm/dispatch.h"
@@ -11,6 +14,40 @@
 #include "parallel/units.h"
 
 namespace conclave::train {
+
+// This rank's part of a step's global batch on the units' device, and what the whole batch counts.
+struct StepBatches {
+  std::vector<parallel::Batch> batches;
+  int64_t scored = 0, rows = 0, tokens = 0;
+};
+// Counts labels, rows and tokens of batches on the CPU and copies them. Collective.
+StepBatches on_units(parallel::Units& units, std::vector<parallel::Batch> batches);
+
+struct Gradients {
+  // [1] fp64 on the units' device, Σ over the global batch: nats over the scored positions, the
+  // same of multi-token prediction and how many its modules score, the routers' losses of all
+  // layers with coefficients.
+  at::Tensor loss_sum, mtp_loss_sum, mtp_scored, aux;
+  at::Tensor max_load;  // [1] fp64: StepResult::max_load
+  int64_t scored = 0;
+  // [experts] int64 by layer, then by module of multi-token prediction that ran, undefined for a
+  // dense one: (token, expert) pairs of the global batch, each counted once, in the forward.
+  std::vector<at::Tensor> loads;
+};
+
+// Zeroes the gradients, then runs forward and backward of each micro-batch of this rank's part of
+// the global batch, and sums the gradients over ranks into the shards. Seeds are set here: 1 /
+// scored tokens, and for the routers' losses 1 / rows and 1 / tokens, all of the global batch, so
+// it does not matter how that is cut. Collective.
+Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                     StepBatches batches, const std::set<std::string>& recompute,
+                     double mtp_weight = 0);
+inline Gradients accumulate(nn::Decoder& decoder, parallel::Units& units,
+                            comm::Dispatcher& dispatcher, std::vector<parallel::Batch> batches,
+                            const std::set<std::string>& recompute, double mtp_weight = 0) {
+  return accumulate(decoder, units, dispatcher, on_units(units, std::move(batches)), recompute,
+                    mtp_weight);
+}
 
 struct StepOptions {
   double lr = 0;
@@ -27,36 +64,45 @@ struct StepResult {
   double aux = 0;        // the routers' losses of all layers, coefficients included
   double grad_norm = 0;  // before clipping
   int64_t scored = 0;    // tokens, over all ranks
-  bool skipped = false;  // a loss or gradient was not finite: weights, moments and correction
-                         // biases are as before
+  bool skipped = false;  // a loss or gradient was not finite: weights, moments, the optimizer's
+                         // count of steps and correction biases are as before
   double max_load = 0;   // largest share of an expert in any layer, as a multiple of the mean
 };
 
-struct Gradients {
-  double loss_sum = 0, mtp_loss_sum = 0, aux = 0, max_load = 0;
-  int64_t scored = 0, mtp_scored = 0;
-  // [experts] int64 by layer, then by module of multi-token prediction that ran, undefined for a
-  // dense one: (token, expert) pairs of the global batch, each counted once, in the forward.
-  std::vector<at::Tensor> loads;
-};
+// A step's figures on their way to the host.
+class StepFigures {
+ public:
+  StepFigures() = default;
+  // `numbers`: what launch_step returned. Starts the copy behind the work of the current stream.
+  StepFigures(const at::Tensor& numbers, int64_t scored);
+  // Waits until the step is done.
+  StepResult wait() const;
 
-// Zeroes the gradients, then runs forward and backward of each micro-batch of this rank's part of
-// the global batch, and sums the gradients over ranks into the shards. Seeds are set here: 1 /
-// scored tokens, and for the routers' losses 1 / rows and 1 / tokens, all of the global batch, so
-// it does not matter how that is cut. Collective.
-Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
-                     std::vector<parallel::Batch> batches, const std::set<std::string>& recompute,
-                     double mtp_weight = 0);
+ private:
+  at::Tensor host_;             // [numbers] fp64, pinned for those of a GPU
+  std::shared_ptr<void> done_;  // the event behind the copy; none on the CPU
+  int64_t scored_ = 0;
+};
 
 // accumulate, clip, and one update of the optimizer over this rank's shards, then of the correction
 // biases: + bias_rate where an expert had fewer than the mean of the global batch, − where more.
-// Collective.
-StepResult step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
-                optim::AdamW& optimizer, std::vector<parallel::Batch> batches,
-                const StepOptions& options);
+// `lr` [1] fp64 on the units' device; that of the options is not looked at. Does not wait for the
+// device. Returns the figures there, [6] fp64. Collective.
+at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                       optim::AdamW& optimizer, StepBatches batches, const at::Tensor& lr,
+                       const StepOptions& options);
 
-// Mean loss of batches without gradients: (sum of nats, scored tokens) of this rank.
-Gradients evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
-                   parallel::Batch batch);
+// The same from batches on the CPU, with the figures on their way.
+StepFigures step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                 optim::AdamW& optimizer, std::vector<parallel::Batch> batches,
+                 const StepOptions& options);
+
+// Loss of a batch on the CPU without gradients, of this rank. Does not wait for the device.
+struct Evaluation {
+  at::Tensor loss_sum;  // [1] fp64 on the units' device
+  int64_t scored = 0;
+};
+Evaluation evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
+                    parallel::Batch batch);
 
 }  // namespace conclave::train

@@ -43,5 +43,23 @@ TEST(FaultPoint, KillsAtTheNamedPassageOnly) {
   EXPECT_EQ(passages_survived(""), 3);
 }
 
+TEST(FaultPoint, HangsOnTheNamedRankOnly) {
+  const auto hangs = [](const char* rank) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::setenv("CONCLAVE_HANG_AT", "save", 1);
+      ::setenv("CONCLAVE_FAULT_RANK", rank, 1);
+      ::alarm(1);
+      fault_point("save");
+      ::_exit(0);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM;
+  };
+  EXPECT_TRUE(hangs("-1"));  // no rank was set here
+  EXPECT_FALSE(hangs("0"));
+}
+
 }  // namespace
 }  // namespace conclave

@@ -6,6 +6,7 @@
 #include <ATen/ops/randn.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -86,8 +87,8 @@ double distance(const at::Tensor& a, const at::Tensor& b) {
   return std::isnan(d) ? std::numeric_limits<double>::infinity() : d;
 }
 
-void expect_as_good_as_aten(const Op& op, const Op& reference, const Tensors& inputs,
-                            double slack) {
+void expect_as_good_as_aten(const Op& op, const Op& reference, const Tensors& inputs, double slack,
+                            double operands) {
   const Tensors got = op(inputs), theirs = reference(inputs),
                 exact = reference(converted(inputs, at::kDouble));
   ASSERT_EQ(got.size(), exact.size());
@@ -101,9 +102,9 @@ void expect_as_good_as_aten(const Op& op, const Op& reference, const Tensors& in
       EXPECT_TRUE(same_bits(got[i], theirs[i]));
       continue;
     }
-    const double allowed = 3 * distance(theirs[i], exact[i]) + (all_double ? slack : 2) *
-                                                                   rounding(got[i].scalar_type()) *
-                                                                   largest(exact[i]);
+    const double allowed = 3 * distance(theirs[i], exact[i]) +
+                           (all_double ? slack : 2) * rounding(got[i].scalar_type()) *
+                               std::max(largest(exact[i]), operands);
     EXPECT_LE(distance(got[i], exact[i]), allowed)
         << got[i].scalar_type() << ", largest " << largest(exact[i]);
   }

@@ -34,10 +34,11 @@ double distance(const at::Tensor& a, const at::Tensor& b);
 // The results of `op` are as close to those of `reference` run on the inputs as fp64 as `reference`
 // run on the inputs themselves is, times 3, plus two roundings of the largest element in the
 // result's dtype. For fp64 inputs the second term is `slack` roundings, since there the reference
-// has only itself. Shapes must be equal; dtypes of floating results may differ from the reference's
-// (a gradient in fp32 for bf16 weights).
+// has only itself. `operands`: where a result can be small because larger numbers cancel, their
+// size, which counts then. Shapes must be equal; dtypes of floating results may differ from the
+// reference's (a gradient in fp32 for bf16 weights).
 void expect_as_good_as_aten(const Op& op, const Op& reference, const Tensors& inputs,
-                            double slack = 64);
+                            double slack = 64, double operands = 0);
 
 // Every result has the same bits for 1, 2 and 4 threads.
 void expect_same_bits_on_any_threads(const std::function<Tensors()>& op);

@@ -147,6 +147,28 @@ TEST(Memory, LogitsAreOneChunk) {
   EXPECT_EQ(logits({.precision = Precision::bf16, .tokens = 1000}), 1000 * 96 * 6);
 }
 
+TEST(Memory, OnAGpuByHand) {
+  ModelShape m = tiny();
+  m.layers.erase(m.layers.begin());  // those with experts stay
+  const LayerShape& l = m.layers[0];
+  TrainingRun run{.precision = Precision::bf16, .grad_bytes = 2, .tokens = 1000, .on_gpu = true};
+  m.ends = false;
+  MemoryForecast f = forecast_memory(m, run);
+  EXPECT_EQ(f.bytes("activations: layout"), 2 * 1000 * l.top_k * (8 + 2 * 4));
+  EXPECT_EQ(f.bytes("copy for saving") + f.bytes("program and libtorch"), 0);
+  // At fc2's weight gradient: the stream, both rows' gradients, gate and up's; and what is added.
+  EXPECT_EQ(f.bytes("a layer's gradients"),
+            1000 * 2 * (24 + 2 * l.top_k * 24 + 2 * l.top_k * l.ffn) + l.experts * l.ffn * 24 * 2);
+  run.received = 1.5;
+  m.expert_ranks = l.experts;
+  f = forecast_memory(m, run);
+  EXPECT_EQ(f.bytes("activations: layout"),
+            2 * 1000 * (l.top_k * (8 + 2 * 4) + (2 * l.top_k + 2 * l.top_k + 1) * 4));
+  m.ends = true;
+  f = forecast_memory(m, run);
+  EXPECT_EQ(f.bytes("head's logits"), 1000 * 2 * (96 + 2 * 24));
+}
+
 TEST(Memory, TableShowsEveryRowAndTheTotal) {
   const MemoryForecast f{{{"weights", 3 << 20}, {"gradients", 1536}}};
   EXPECT_EQ(f.total(), (3 << 20) + 1536);

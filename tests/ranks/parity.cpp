@@ -7,8 +7,7 @@
 #include <mutex>
 
 #include "base/text.h"
-#include "comm/dispatch_ranks.h"
-#include "train/step.h"
+#include "ranks/rank.h"
 
 namespace conclave::ranks {
 namespace {
@@ -16,44 +15,6 @@ namespace {
 constexpr int kSteps = 3;
 const std::set<std::string> kClasses = {"norm",     "qkv",     "rotary", "attention",  "linear",
                                         "dispatch", "gate_up", "swiglu", "experts_out"};
-
-// One rank of a run, with what it trains.
-struct Rank {
-  Rank(const Run& run, comm::CommFactory& factory)
-      : groups(comm::make_groups(run.layout, factory)),
-        decoder(parallel::testing::make_tiny(
-            run.family->config,
-            {.expert_ranks = groups.ep->size(), .expert_rank = groups.ep->rank()})),
-        units(decoder, groups,
-              {.release_after_use = run.policy.release, .reduction = run.policy.reduction}),
-        dispatcher(comm::make_dispatcher(run.dispatcher, *groups.ep)) {
-    parallel::initialise(units, 5, 0.3);
-    parallel::testing::fill_correction_biases(decoder);
-    std::vector<optim::FlatShard> shards;
-    for (const auto& s : units.shards())
-      shards.push_back({s.weights, s.grad, s.decay_ranges, s.unit->trained()});
-    optimizer.emplace(optim::AdamWConfig{}, std::move(shards));
-  }
-
-  train::StepResult step(const Run& run) {
-    const int world = run.layout.world(), mine = kRows / world,
-              cut = run.policy.one_row_at_once ? 1 : mine, first = groups.world->rank() * mine;
-    std::vector<parallel::Batch> batches;
-    for (int r = 0; r < mine; r += cut) batches.push_back(rows_of(first + r, cut));
-    return train::step(decoder, units, *dispatcher, *optimizer, std::move(batches),
-                       {.lr = 1e-3,
-                        .clip_norm = 0.5,
-                        .recompute = run.policy.recompute ? kClasses : std::set<std::string>{},
-                        .bias_rate = 1e-3,
-                        .mtp_weight = run.family->mtp_weight});
-  }
-
-  comm::Groups groups;
-  nn::Decoder decoder;
-  parallel::Units units;
-  std::unique_ptr<comm::Dispatcher> dispatcher;
-  std::optional<optim::AdamW> optimizer;
-};
 
 // Calls f(name, numel of the whole tensor, first, values) for what this rank holds of each tensor.
 template <class Of, class F>
@@ -168,6 +129,35 @@ class Coverage {
 };
 
 }  // namespace
+
+Rank::Rank(const Run& run, comm::CommFactory& factory, uint64_t seed)
+    : groups(comm::make_groups(run.layout, factory)),
+      decoder(parallel::testing::make_tiny(run.family->config, {.expert_ranks = groups.ep->size(),
+                                                                .expert_rank = groups.ep->rank()})),
+      units(decoder, groups,
+            {.release_after_use = run.policy.release, .reduction = run.policy.reduction}),
+      dispatcher(comm::make_dispatcher(run.dispatcher, *groups.ep)) {
+  parallel::initialise(units, seed, 0.3);
+  parallel::testing::fill_correction_biases(decoder);
+  std::vector<optim::FlatShard> shards;
+  for (const auto& s : units.shards())
+    shards.push_back({s.weights, s.grad, s.decay_ranges, s.unit->trained()});
+  optimizer.emplace(optim::AdamWConfig{}, std::move(shards));
+}
+
+train::StepResult Rank::step(const Run& run) {
+  const int mine = kRows / run.layout.world(), cut = run.policy.one_row_at_once ? 1 : mine,
+            first = groups.world->rank() * mine;
+  std::vector<parallel::Batch> batches;
+  for (int r = 0; r < mine; r += cut) batches.push_back(rows_of(first + r, cut));
+  return train::step(decoder, units, *dispatcher, *optimizer, std::move(batches),
+                     {.lr = 1e-3,
+                      .clip_norm = 0.5,
+                      .recompute = run.policy.recompute ? kClasses : std::set<std::string>{},
+                      .bias_rate = 1e-3,
+                      .mtp_weight = run.family->mtp_weight})
+      .wait();
+}
 
 std::string Policy::text() const {
   std::string text;

@@ -13,6 +13,7 @@ struct Expected {
   int64_t held, experts;
   bool ends;
 };
+constexpr int64_t kFree = int64_t{16} << 30;
 const Expected kShipped[] = {{"qwen3_moe_30b", 48, 16, true},
                              {"gptoss_20b", 24, 4, true},
                              {"gptoss_120b", 36, 2, true},
@@ -37,7 +38,8 @@ TEST(RankShare, OfTheShippedConfigs) {
     for (const bool for_cpu : {false, true}) {
       SCOPED_TRACE(e.name);
       const auto c = read(e);
-      const RankShare s = rank_share(c.value, c.source, for_cpu);
+      const RankShare s =
+          rank_share(c.value, c.source, for_cpu ? ShareOf::cpu : ShareOf::full_size, kFree);
       EXPECT_EQ(s.layers_held, e.held);
       EXPECT_EQ(s.share.ends, e.ends);
       EXPECT_LE(s.forecast.total(), s.limit);
@@ -55,11 +57,11 @@ TEST(RankShare, OfTheShippedConfigs) {
 
 TEST(RankShare, FewerLayersWhereTheLimitIsSmaller) {
   const auto c = read(kShipped[3], {"memory_limit=40 GiB"});
-  const RankShare s = rank_share(c.value, c.source, false);
+  const RankShare s = rank_share(c.value, c.source, ShareOf::full_size, kFree);
   EXPECT_LT(s.shape.layers.size(), 16u);
   EXPECT_LE(s.forecast.total(), int64_t{40} << 30);
   const auto more = read(kShipped[3], {"memory_limit=40 GiB", "layers=16"});
-  EXPECT_THROW(rank_share(more.value, more.source, false), ConfigError);
+  EXPECT_THROW(rank_share(more.value, more.source, ShareOf::full_size, kFree), ConfigError);
 }
 
 }  // namespace

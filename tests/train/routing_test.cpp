@@ -19,6 +19,7 @@ using parallel::testing::fill_correction_biases;
 using parallel::testing::kExperts;
 using parallel::testing::largest;
 using parallel::testing::make_routed;
+using parallel::testing::number;
 using parallel::testing::packed_rows;
 using parallel::testing::RoutedModel;
 using parallel::testing::router_options;
@@ -67,7 +68,7 @@ Outcome outcome(const nn::RouterOptions& o, const Cut& run) {
     optim::AdamW optimizer = make_adamw(units);
     const Gradients g =
         accumulate(decoder, units, dispatcher, rows_of(comm.rank(), run), run.recompute);
-    Outcome mine{.loads = g.loads, .aux = g.aux, .max_load = g.max_load};
+    Outcome mine{.loads = g.loads, .aux = number(g.aux), .max_load = number(g.max_load)};
     for (const auto& s : units.shards()) {
       if (!s.unit->trained()) continue;
       at::Tensor all = at::empty({s.range.size() * comm.size()}, at::kDouble);
@@ -77,6 +78,7 @@ Outcome outcome(const nn::RouterOptions& o, const Cut& run) {
     for (int i = 0; i < run.steps; ++i)
       EXPECT_FALSE(step(decoder, units, dispatcher, optimizer, rows_of(comm.rank(), run),
                         {.lr = 1e-3, .recompute = run.recompute, .bias_rate = 0.01})
+                       .wait()
                        .skipped);
     for (const auto& layer : decoder.layers)
       if (nn::Weight* bias = layer.block->correction_bias())
@@ -144,7 +146,7 @@ TEST(RouterLosses, AreSmallerForABatchThatIsLargerAtEqualRows) {
         accumulate(once.decoder, once.units, once.dispatcher, {packed_rows(0, 4)}, {});
     const Gradients b = accumulate(twice.decoder, twice.units, twice.dispatcher,
                                    {packed_rows(0, 4), packed_rows(0, 4)}, {});
-    EXPECT_NEAR(a.aux, b.aux, 1e-12) << loss.name;
+    EXPECT_NEAR(number(a.aux), number(b.aux), 1e-12) << loss.name;
     const auto ga = once.gradients(), gb = twice.gradients();
     for (size_t i = 0; i < ga.size(); ++i) EXPECT_LE(largest(ga[i].sub(gb[i])), 1e-12) << loss.name;
   }
@@ -183,7 +185,8 @@ TEST(CorrectionBias, StaysWithoutARateInEvaluationAndInASkippedStep) {
   const at::Tensor before = bias->data().clone();
   auto run = [&](double rate) {
     return step(m.decoder, m.units, m.dispatcher, optimizer, {packed_rows(0, 4)},
-                {.lr = 1e-3, .bias_rate = rate});
+                {.lr = 1e-3, .bias_rate = rate})
+        .wait();
   };
   EXPECT_FALSE(run(0).skipped);
   EXPECT_TRUE(same_bits(bias->data(), before));
@@ -220,7 +223,8 @@ TEST(CorrectionBias, IsSavedRestoredAndUnknownToTheOptimizer) {
     optim::AdamW adam_a = make_adamw(a.units);
     auto run = [](RoutedModel& m, optim::AdamW& adam) {
       return step(m.decoder, m.units, m.dispatcher, adam, {packed_rows(0, 4)},
-                  {.lr = 1e-2, .bias_rate = 0.01});
+                  {.lr = 1e-2, .bias_rate = 0.01})
+          .wait();
     };
     run(a, adam_a);
     auto contents = contents_of(a.units, adam_a, {.step = 1});

@@ -1,0 +1,3 @@
+// See gloo/declarations.h.
+#pragma once
+#include <gloo/declarations.h>

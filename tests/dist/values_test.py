@@ -1,0 +1,47 @@
+"""Every collective between processes over Gloo (rank_cases.cpp), started by each launcher that is there: the values are those
+of thread ranks, to the bit. Exit status 0 or 1; a launcher that is not there is named.
+
+    values_test.py [RANKS...]
+"""
+
+import subprocess
+import sys
+import tempfile
+
+from processes import RANK_CASES, Ended, Started, Tally, free_port, launch, mpirun, torchrun
+
+
+def srun_by_hand(ranks):
+    """What srun sets, process by process: SLURM itself cannot be had here."""
+    job = free_port()  # any number: the store's port is made from it
+    processes = [
+        Started([RANK_CASES, "values"], SLURM_PROCID=r, SLURM_NTASKS=ranks, SLURM_LOCALID=r, SLURM_STEP_ID=0, SLURM_JOB_ID=job,
+                SLURM_STEP_NODELIST="localhost", SLURM_STEP_TASKS_PER_NODE=ranks)
+        for r in range(ranks)
+    ]
+    ended = [p.end() for p in processes]
+    worst = max(ended, key=lambda e: e.status != 0)
+    return Ended(worst.status, "".join(e.output for e in ended), max(e.seconds for e in ended), {})
+
+
+def main():
+    sizes = [int(a) for a in sys.argv[1:]] or [2, 4]
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as logs:
+        for ranks in sizes:
+            ended = Started(launch(ranks, "values", binary=RANK_CASES, logs=logs)).end()
+            tally.check(f"conclave launch, {ranks} ranks", ended, 0, "all well")
+            for name, command in ("torchrun", torchrun(ranks, RANK_CASES, "values")), ("mpirun", mpirun(ranks, RANK_CASES, "values")):
+                if command:
+                    tally.check(f"{name}, {ranks} ranks", Started(command).end(), 0, "all well")
+                else:
+                    print(f"skipped: {name} cannot be found (mpirun: apt-get install openmpi-bin; torchrun: make test)")
+            tally.check(f"the environment of srun, {ranks} ranks", srun_by_hand(ranks), 0, "all well")
+    return tally.finish()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except subprocess.TimeoutExpired as e:
+        sys.exit(f"took too long: {e}")

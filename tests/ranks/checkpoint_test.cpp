@@ -1,0 +1,89 @@
+// Checkpoints between layouts: what one layout saves another loads, and what that saves is the same
+// to the byte.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "checkpoint/manifest.h"
+#include "checkpoint/run_folder.h"
+#include "checkpoint/testing.h"
+#include "ranks/parity.h"
+#include "ranks/rank.h"
+#include "train/shared_state.h"
+
+namespace conclave::ranks {
+namespace {
+
+namespace fs = std::filesystem;
+using checkpoint::TempFolder;
+
+std::map<std::string, std::string> files_of(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().filename() != checkpoint::kManifestName)
+      files[entry.path().filename()] = read_file(entry.path());
+  return files;
+}
+
+void save(const Run& run, Rank& rank, const fs::path& folder, const train::TrainState& state) {
+  auto contents = train::shared_contents_of(rank.units, *rank.optimizer, state);
+  contents.config_json = "{}";
+  contents.max_shard_bytes = 20000;
+  checkpoint::save_folder(folder, contents, *rank.groups.world);
+}
+
+// A layout trains a step and saves; each of the others loads and saves again.
+TEST(Checkpoints, OneLayoutLoadsWhatAnotherSaved) {
+  const TempFolder temp;
+  std::mt19937 draw(3);
+  std::vector<comm::RankLayout> all;
+  for (int world : {1, 2, 3, 4, 6, 8})
+    for (const comm::RankLayout& l : layouts(world)) all.push_back(l);
+  const auto pick = [&] { return all[draw() % all.size()]; };
+  int pairs = 0;
+  for (const Family& family : families())
+    for (int i = 0; i < 5; ++i) {
+      const Run first{&family, pick()};
+      comm::run_thread_ranks(first.layout.world(), [&](comm::CommFactory& factory) {
+        Rank rank(first, factory);
+        rank.step(first);
+        save(first, rank, temp / "a", {.step = 1, .sample = 24, .tokens = 99});
+      });
+      ASSERT_EQ(checkpoint::find_damage(temp / "a", checkpoint::Verify::checksums), "");
+      const auto want = files_of(temp / "a");
+      for (int j = 0; j < 10; ++j, ++pairs) {
+        const Run second{&family, pick()};
+        comm::run_thread_ranks(second.layout.world(), [&](comm::CommFactory& factory) {
+          Rank rank(second, factory, /*seed=*/9);
+          const auto state = train::restore(temp / "a", rank.units, *rank.optimizer);
+          save(second, rank, temp / "b", state);
+        });
+        EXPECT_TRUE(files_of(temp / "b") == want) << first.text() << " → " << second.text();
+      }
+    }
+  EXPECT_EQ(pairs, 200);
+}
+
+// Two steps, saved by one layout, and a third of another are the three steps of one rank.
+TEST(Checkpoints, TrainingGoesOnInAnotherLayout) {
+  const TempFolder temp;
+  for (const Family& family : families()) {
+    const Reference& want = reference(family);
+    const Run first{&family, {2, 2, 4, 1}}, second{&family, {1, 6, 3, 2}, "all_gather"};
+    comm::run_thread_ranks(first.layout.world(), [&](comm::CommFactory& factory) {
+      Rank rank(first, factory);
+      for (int i = 0; i < 2; ++i) rank.step(first);
+      save(first, rank, temp / "a", {.step = 2});
+    });
+    comm::run_thread_ranks(second.layout.world(), [&](comm::CommFactory& factory) {
+      Rank rank(second, factory, /*seed=*/9);
+      train::restore(temp / "a", rank.units, *rank.optimizer);
+      const train::StepResult r = rank.step(second);
+      EXPECT_NEAR(r.loss, want.losses[2], 1e-12) << family.name;
+      EXPECT_NEAR(r.grad_norm, want.norms[2], 1e-10) << family.name;
+    });
+  }
+}
+
+}  // namespace
+}  // namespace conclave::ranks
