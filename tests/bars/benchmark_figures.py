@@ -149,8 +149,10 @@ def start(seconds, *command):
             for line in process.stdout:
                 last = [*last[-14:], line]
                 if line.startswith("step 1/"):
-                    took = took or time.monotonic() - begin
-        if process.returncode or took is None:
+                    took = time.monotonic() - begin
+                    process.terminate()
+                    break
+        if took is None:
             print("".join(last), end="")
             return judged(False, f"the {launch} launch left with status {process.returncode}")
         print(f"    {launch} launch: {took:.2f} s to the end of the first step")
