@@ -7,8 +7,7 @@
 namespace conclave::ops {
 
 // y [tokens, out] = x [tokens, in] · wᵀ (+ bias [out]), w [out, in]. fp32, fp64, or bf16 with fp32
-// accumulation; the bias is added after the rounding on the CPU, before it on CUDA. Any tokens,
-// also 0.
+// accumulation. Any tokens, also 0.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias = {});
 // dx [tokens, in] = dy [tokens, out] · w.
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w);

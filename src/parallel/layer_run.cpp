@@ -43,13 +43,6 @@ LayerRun::LayerRun(const nn::Layer& layer, const nn::Rows& rows, comm::Dispatche
     routed_.loads = at::zeros({layer.facts.experts}, rows.positions.options());
 }
 
-std::vector<SegmentKind> LayerRun::kinds() const {
-  using enum SegmentKind;
-  if (!layer_.block->has_experts()) return {mix, feed_forward};
-  if (!layer_.block->has_shared_expert()) return {mix, route, dispatch, experts, combine, join};
-  return {mix, route, dispatch, shared, experts, combine, join};
-}
-
 void LayerRun::dispatch() {
   layout_ = dispatcher_.prepare(routed_.ids, layer_.facts.experts);
   received_ = experts_.input(dispatcher_.dispatch(layout_, routed_.x.data));

@@ -20,9 +20,9 @@ Tensors dense(const Tensors& in) {  // x, w, dy
   linear_backward_weight_(dw, in[2], in[0]);
   linear_backward_weight_(dw, in[2], in[0]);
   column_sum_(sum, in[2]);
+  const at::Tensor bias = in[1].select(1, 0).contiguous();
   at::Tensor dx = in[0].clone();
   linear_backward_input_(dx, in[2], in[1]);
-  const at::Tensor bias = in[1].select(1, 0).contiguous();
   return {linear(in[0], in[1]),
           linear(in[0], in[1], bias),
           linear_backward_input(in[2], in[1]),

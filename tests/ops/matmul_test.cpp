@@ -91,6 +91,19 @@ TEST(WideLinear, GivesLogitsAndTheirGradientsInFp32OrWider) {
   }
 }
 
+TEST(Linear, AddsABias) {
+  for (auto dtype : kTypes) {
+    const at::Tensor x = normal({7, 48}, dtype, 1), w = normal({33, 48}, dtype, 2),
+                     bias = normal({33}, dtype, 3);
+    EXPECT_TRUE(same_bits(linear(x, w, bias), linear(x, w).add_(bias)));
+  }
+  expect_error(
+      [&] {
+        linear(normal({4, 8}, at::kFloat, 1), normal({3, 8}, at::kFloat, 1), at::zeros({4}));
+      },
+      "bias: expected");
+}
+
 TEST(Linear, SaysWhatItExpected) {
   const at::Tensor x = normal({4, 8}, at::kFloat, 1);
   expect_error(

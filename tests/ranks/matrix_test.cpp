@@ -21,7 +21,7 @@ Policy policy(size_t row) {
                                      : parallel::Reduction::reduce_scatter};
 }
 
-void expect_parity(const Run& run) {
+void expect_parity(const RunSpec& run) {
   for (const std::string& line : differences(run)) ADD_FAILURE() << run.text() << ": " << line;
 }
 

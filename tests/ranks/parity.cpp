@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
+#include <deque>
 #include <mutex>
 
 #include "base/text.h"
@@ -48,7 +49,7 @@ Named whole(parallel::Units& units, at::Tensor (*of)(const parallel::Shard&)) {
 Reference one_rank(const Family& family) {
   Reference out;
   comm::run_thread_ranks(1, [&](comm::CommFactory& factory) {
-    const Run run{.family = &family, .layout = {}};
+    const RunSpec run{.family = &family, .layout = {}};
     Rank rank(run, factory);
     for (int i = 0; i < kSteps; ++i) {
       const train::StepResult r = rank.step(run);
@@ -130,7 +131,7 @@ class Coverage {
 
 }  // namespace
 
-Rank::Rank(const Run& run, comm::CommFactory& factory, uint64_t seed)
+Rank::Rank(const RunSpec& run, comm::CommFactory& factory, uint64_t seed)
     : groups(comm::make_groups(run.layout, factory)),
       decoder(parallel::testing::make_tiny(run.family->config, {.expert_ranks = groups.ep->size(),
                                                                 .expert_rank = groups.ep->rank()})),
@@ -145,11 +146,14 @@ Rank::Rank(const Run& run, comm::CommFactory& factory, uint64_t seed)
   optimizer.emplace(optim::AdamWConfig{}, std::move(shards));
 }
 
-train::StepResult Rank::step(const Run& run) {
+train::StepResult Rank::step(const RunSpec& run) {
   const int mine = kRows / run.layout.world(), cut = run.policy.one_row_at_once ? 1 : mine,
             first = groups.world->rank() * mine;
   std::vector<parallel::Batch> batches;
-  for (int r = 0; r < mine; r += cut) batches.push_back(rows_of(first + r, cut));
+  for (int r = 0; r < mine; r += cut) {
+    batches.push_back(rows_of(first + r, cut));
+    batches.back().rows.gate = run.gate;
+  }
   return train::step(decoder, units, *dispatcher, *optimizer, std::move(batches),
                      {.lr = 1e-3,
                       .clip_norm = 0.5,
@@ -168,7 +172,7 @@ std::string Policy::text() const {
   return text;
 }
 
-std::string Run::text() const {
+std::string RunSpec::text() const {
   return std::string(family->name) + ", " + layout.text() +
          (layout.ep > 1 ? ", " + dispatcher : "") + policy.text();
 }
@@ -180,12 +184,11 @@ const Reference& reference(const Family& family) {
   return found->second;
 }
 
-std::vector<std::string> differences(const Run& run) {
+std::vector<std::string> differences(const RunSpec& run) {
   at::set_num_threads(1);  // ranks are the threads
   const Reference& want = reference(*run.family);
   Findings findings;
-  std::vector<Coverage> gradients;
-  gradients.reserve(kSteps);
+  std::deque<Coverage> gradients;
   for (const Named& g : want.gradients) gradients.emplace_back(g, findings);
   Coverage last(want.weights, findings);
   comm::run_thread_ranks(run.layout.world(), [&](comm::CommFactory& factory) {

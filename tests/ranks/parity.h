@@ -19,11 +19,12 @@ struct Policy {
   std::string text() const;
 };
 
-struct Run {
+struct RunSpec {
   const Family* family;
   comm::RankLayout layout;
   std::string dispatcher = "all_to_all";
   Policy policy;
+  nn::Gate gate = nn::Gate::router;
   std::string text() const;
 };
 
@@ -40,7 +41,7 @@ const Reference& reference(const Family& family);
 // What differs from one rank, one line each; empty: nothing. Losses within 1e-12, every gradient
 // and weight within 1e-10 (of the tensor's largest, where that is below 1), loads exactly; every
 // element is held by as many ranks as the layout says.
-std::vector<std::string> differences(const Run& run);
+std::vector<std::string> differences(const RunSpec& run);
 
 // All layouts of so many ranks.
 std::vector<comm::RankLayout> layouts(int world, int64_t experts = 24);

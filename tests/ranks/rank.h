@@ -12,8 +12,8 @@
 namespace conclave::ranks {
 
 struct Rank {
-  Rank(const Run& run, comm::CommFactory& factory, uint64_t seed = 5);
-  train::StepResult step(const Run& run);  // on this rank's rows, with clipping
+  Rank(const RunSpec& run, comm::CommFactory& factory, uint64_t seed = 5);
+  train::StepResult step(const RunSpec& run);  // on this rank's rows, with clipping
 
   comm::Groups groups;
   nn::Decoder decoder;
