@@ -1,7 +1,7 @@
 """`conclave pretrain` on several processes over Gloo against one: the losses of twelve steps, the gradients of the first (the
 optimizer's first moments hold them), each tensor. Also: stopped by Ctrl-C, gone on with another number of ranks, killed.
 
-    pretrain_test.py [--ranks N...] [--launchers launch torchrun mpirun srun] [--only parity|stop|kill|restart]
+    pretrain_test.py [--ranks N...] [--launchers launch torchrun mpirun srun] [--only parity|stop|kill|full_disk|restart]
 
 Exit status 0 or 1; a launcher that is not there is named.
 """
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from processes import LIMIT, ROOT, Ended, Started, Tally, free_port, launch, mpirun, torchrun
+from processes import CONCLAVE, LIMIT, ROOT, Ended, Started, Tally, free_port, launch, mpirun, torchrun
 
 sys.path.append(str(ROOT / "tests/bars"))
 
@@ -146,6 +146,22 @@ class Trial:
         self.tally.check("one of four ranks is killed", ended, 1, "rank 2 on ", "was killed by signal 9", "its last operation: ", within=LIMIT)
         self.tally.check("four ranks go on", self.start(4, "killed", steps=60, checkpoint__every=5).end(), 0, "resuming from ")
 
+    def full_disk(self):
+        """One rank may write no file over 64 KiB: no checkpoint appears, the one before stays, all ranks end."""
+        first = self.start(2, "full", steps=5, checkpoint__every=5).end()
+        self.tally.check("two ranks save", first, 0)
+        script = self.folder / "limited.sh"
+        script.write_text(f'#!/bin/bash\n[ "$RANK" = 1 ] && trap "" XFSZ && ulimit -f 64\nexec "{CONCLAVE}" "$@"\n')
+        script.chmod(0o755)
+        command = launch(2, *self.command("full", {}, steps=10, checkpoint__every=5)[1:], binary=str(script),
+                         logs=self.folder / "full.logs", timeout=15)
+        ended = Started(command).end()
+        there = sorted(p.name for p in (self.folder / "full").glob("*step-*"))
+        if there != ["step-00000005"]:
+            ended.status = f"{ended.status}, and the folder holds {there}"
+        self.tally.check("one rank's disk is full", ended, 1, "rank 1: ", "File too large", within=LIMIT)
+        self.tally.check("two ranks go on", self.start(2, "full", steps=10, checkpoint__every=5).end(), 0, "resuming from ")
+
     def restart(self):
         """Under torchrun with a restart the run goes on from its last checkpoint."""
         command = torchrun(2, *self.command("restarted", {}, steps=60, checkpoint__every=5))
@@ -163,7 +179,7 @@ def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--ranks", type=int, nargs="+", default=[2, 4], choices=sorted(LAYOUTS))
     parse.add_argument("--launchers", nargs="+", default=["launch", "torchrun"], choices=["launch", "torchrun", "mpirun", "srun"])
-    parse.add_argument("--only", choices=["parity", "stop", "kill", "restart"])
+    parse.add_argument("--only", choices=["parity", "stop", "kill", "full_disk", "restart"])
     args = parse.parse_args()
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
@@ -174,6 +190,8 @@ def main():
             trial.stop()
         if args.only in (None, "kill"):
             trial.kill()
+        if args.only in (None, "full_disk"):
+            trial.full_disk()
         if args.only in (None, "restart"):
             trial.restart()
     return tally.finish()

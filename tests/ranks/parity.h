@@ -25,6 +25,7 @@ struct RunSpec {
   std::string dispatcher = "all_to_all";
   Policy policy;
   nn::Gate gate = nn::Gate::router;
+  bool short_half = false;  // rows_of
   std::string text() const;
 };
 
@@ -33,10 +34,11 @@ using Named = std::map<std::string, at::Tensor>;  // whole tensors of the checkp
 // What one rank comes to in three steps with clipping.
 struct Reference {
   std::vector<double> losses, mtp_losses, auxs, norms, max_loads;
-  std::vector<Named> gradients;  // after each step
-  Named weights;                 // at the end
+  std::vector<Named> gradients;   // after each step
+  Named weights;                  // at the end
+  std::vector<at::Tensor> loads;  // of one more forward and backward, by layer
 };
-const Reference& reference(const Family& family);
+const Reference& reference(const Family& family, bool short_half = false);
 
 // What differs from one rank, one line each; empty: nothing. Losses within 1e-12, every gradient
 // and weight within 1e-10 (of the tensor's largest, where that is below 1), loads exactly; every
