@@ -70,7 +70,8 @@ void Watch::run() {
       }
       if (!fault || failing_.exchange(true)) continue;
       const auto j = nlohmann::json::parse(*fault);
-      end_process(heard({j.at("rank"), j.at("message")}));
+      if (j.at("in_call").get<bool>()) write_last_calls();
+      end_process(heard({j.at("rank"), j.at("message"), j.at("in_call")}));
     } catch (const std::exception& e) {
       if (!failing_.exchange(true)) end_process(e.what());
     }
@@ -118,12 +119,12 @@ std::vector<RankState> Watch::all_states() {
   return all;
 }
 
-Watch::Fault Watch::tell(const std::string& message) {
+Watch::Fault Watch::tell(const std::string& message, bool in_call) {
   const std::lock_guard lock(store_mutex_);
-  const nlohmann::json mine{{"rank", place_.rank}, {"message", message}};
+  const nlohmann::json mine{{"rank", place_.rank}, {"message", message}, {"in_call", in_call}};
   const auto stands = nlohmann::json::parse(
       store_->offer("fault", mine.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
-  return {stands.at("rank"), stands.at("message")};
+  return {stands.at("rank"), stands.at("message"), stands.at("in_call")};
 }
 
 std::string Watch::heard(const Fault& fault) const {
@@ -131,12 +132,16 @@ std::string Watch::heard(const Fault& fault) const {
   return fault.message + " (found by rank " + std::to_string(fault.rank) + ")";
 }
 
+void Watch::write_last_calls() const {
+  const auto lines = log_.lines();
+  log_warn(format("the last %zu calls of this rank:", lines.size()));
+  for (const std::string& line : lines) log_warn(line);
+}
+
 // The last calls to the log, and one line: what another rank found, or what this one finds.
 std::string Watch::describe(int group, const std::string& error) {
-  const auto lines = log_.lines();
-  log_warn(format("%s has failed: %s. The last %zu calls of this rank:",
-                  log_.current(group).c_str(), error.c_str(), lines.size()));
-  for (const std::string& line : lines) log_warn(line);
+  log_warn(log_.current(group) + " has failed: " + error);
+  write_last_calls();
   try {
     std::vector<RankState> before, now;
     {
@@ -151,7 +156,8 @@ std::string Watch::describe(int group, const std::string& error) {
       const std::lock_guard lock(store_mutex_);
       now = all_states();
     }
-    return heard(tell(who_waits_for_whom(place_.rank, before, now) + " (" + error + ")"));
+    return heard(tell(who_waits_for_whom(place_.rank, before, now) + " (" + error + ")",
+                      /*in_call=*/true));
   } catch (const std::exception& e) {
     return log_.current(group) + " has failed: " + error + "; " + e.what();
   }
@@ -171,7 +177,8 @@ void Watch::fail(const std::string& message) noexcept try {
   if (failing_.exchange(true)) return;
   report(Report::failed, message);
   tell(format("rank %d (%s, pid %d) has failed: %s", place_.rank, host_.c_str(),
-              static_cast<int>(::getpid()), message.c_str()));
+              static_cast<int>(::getpid()), message.c_str()),
+       /*in_call=*/false);
   wait_for_readers();
 } catch (const std::exception&) {  // no store, no listeners: the message is on its way to main()
 }

@@ -53,6 +53,7 @@ class Watch {
   struct Fault {
     int rank = 0;
     std::string message;
+    bool in_call = false;  // a call failed: all ranks write their last calls down
   };
   void run();
   void beat();
@@ -60,7 +61,8 @@ class Watch {
   RankState state() const;
   std::string describe(int group, const std::string& error);
   std::vector<RankState> all_states();
-  Fault tell(const std::string& message);
+  Fault tell(const std::string& message, bool in_call);
+  void write_last_calls() const;
   std::string heard(const Fault& fault) const;
   void wait_for_readers() noexcept;
 

@@ -165,8 +165,9 @@ TEST(Memory, OnAGpuByHand) {
   EXPECT_EQ(f.bytes("activations: layout"),
             2 * 1000 * (l.top_k * (8 + 2 * 4) + (2 * l.top_k + 2 * l.top_k + 1) * 4));
   m.ends = true;
+  m.vocab = 100'000;
   f = forecast_memory(m, run);
-  EXPECT_EQ(f.bytes("head's logits"), 1000 * 2 * (96 + 2 * 24));
+  EXPECT_EQ(f.bytes("head's logits"), 1000 * 2 * (m.vocab + 2 * 24));
 }
 
 TEST(Memory, TableShowsEveryRowAndTheTotal) {
