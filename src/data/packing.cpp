@@ -7,13 +7,8 @@
 namespace conclave::data {
 
 PackedDataset::PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t seq_len,
-<<<<<<< HEAD
-                             std::optional<uint64_t> shuffle_seed)
-    : text_(std::move(text)), seq_len_(seq_len) {
-=======
-                             int32_t pad, std::optional<uint64_t> shuffle_seed, Documents documents)
-    : text_(std::move(text)), seq_len_(seq_len), pad_(pad), documents_(documents) {
->>>>>>> merge
+                             std::optional<uint64_t> shuffle_seed, Documents documents)
+    : text_(std::move(text)), seq_len_(seq_len), documents_(documents) {
   TORCH_CHECK(seq_len >= 1, "seq_len: expected at least 1, got ", seq_len);
   const int64_t docs = text_->docs();
   order_.resize(docs);
@@ -68,16 +63,7 @@ PackedRow PackedDataset::row(int64_t i) const {
     }
     at = stop;
   }
-<<<<<<< HEAD
-=======
   if (documents_ == Documents::joined) join(row, end);
-  if (const int64_t filled = end - begin; filled < seq_len_) {
-    row.doc_starts.push_back(filled);
-    row.ids.resize(seq_len_, pad_);
-    row.labels.resize(seq_len_, kIgnoreLabel);
-    for (int64_t p = 0; p < seq_len_ - filled; ++p) row.positions.push_back(p);
-  }
->>>>>>> merge
   return row;
 }
 

@@ -22,17 +22,10 @@ enum class Documents {
 };
 
 struct PackedRow {
-<<<<<<< HEAD
   std::vector<int64_t> ids;  // [tokens]: seq_len, fewer in the last row
   // [tokens]: the token that follows in the same document, also where that one is the first of the
-  // next row; so each token but a document's first is scored in exactly one row. kIgnoreLabel at a
-  // document's last token.
-=======
-  std::vector<int64_t> ids;  // [seq_len]
-  // [seq_len]: the token that follows in the same document, also where that one is the first of the
   // next row; so each token but a document's first (joined: the stream's) is scored in exactly one
-  // row. kIgnoreLabel at a document's (joined: the stream's) last token and on padding.
->>>>>>> merge
+  // row. kIgnoreLabel at a document's (joined: the stream's) last token.
   std::vector<int64_t> labels;
   std::vector<int64_t> positions;   // [tokens]: place in its piece, 0 at each piece's start
   std::vector<int64_t> doc_starts;  // where the pieces start: ascending, first 0
@@ -48,18 +41,10 @@ struct PackedBatch {
 
 class PackedDataset {
  public:
-<<<<<<< HEAD
   // seq_len ≥ 1. Without a shuffle_seed documents keep their order. The last row ends with the
   // last token: padding would be routed to experts and counted among their loads.
   PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t seq_len,
-                std::optional<uint64_t> shuffle_seed);
-=======
-  // seq_len ≥ 1. Without a shuffle_seed documents keep their order. The last row is filled up with
-  // `pad` (any token) as a piece of its own that is not scored, so that no token is lost and all
-  // rows are alike.
-  PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t seq_len, int32_t pad,
                 std::optional<uint64_t> shuffle_seed, Documents documents = Documents::separate);
->>>>>>> merge
 
   int64_t rows() const { return rows_; }
   int64_t seq_len() const { return seq_len_; }
@@ -76,11 +61,7 @@ class PackedDataset {
 
   std::shared_ptr<const TokenizedText> text_;
   int64_t seq_len_, rows_;
-<<<<<<< HEAD
-=======
-  int32_t pad_;
   Documents documents_;
->>>>>>> merge
   std::vector<int64_t> order_;          // documents in packed order
   std::vector<int64_t> starts_;         // docs + 1: where each of them starts in the joined stream
   std::vector<int64_t> scored_before_;  // rows + 1

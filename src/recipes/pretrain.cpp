@@ -46,17 +46,10 @@ Data read_data(const PretrainConfig& c, const ConfigSource& source,
         format("vocab_size is %lld, the tokenizer has %lld tokens; expected at least as many",
                static_cast<long long>(vocab), static_cast<long long>(tokenizer.vocab_size())));
   auto corpus = data::tokenize_corpus(c.data.text, tokenizer, c.data.eos, c.data.cache);
-<<<<<<< HEAD
-  data::PackedDataset train(corpus.train, c.data.seq_len, static_cast<uint64_t>(c.seed));
-  data::PackedDataset validation(corpus.validation, c.data.seq_len, std::nullopt);
-=======
   const auto documents =
       c.data.documents == "joined" ? data::Documents::joined : data::Documents::separate;
-  data::PackedDataset train(corpus.train, c.data.seq_len, corpus.eos, static_cast<uint64_t>(c.seed),
-                            documents);
-  data::PackedDataset validation(corpus.validation, c.data.seq_len, corpus.eos, std::nullopt,
-                                 documents);
->>>>>>> merge
+  data::PackedDataset train(corpus.train, c.data.seq_len, static_cast<uint64_t>(c.seed), documents);
+  data::PackedDataset validation(corpus.validation, c.data.seq_len, std::nullopt, documents);
   log_info(format(
       "training on %s tokens (%s, %lld documents), validating on %s tokens (%s, %lld documents)",
       human_count(static_cast<double>(corpus.train->tokens())).c_str(),

@@ -91,7 +91,7 @@ TEST(PackedDataset, Trap11PaddingThatIsRoutedOrCounted) {
 
 TEST(PackedDataset, JoinedDocumentsAreOnePieceARow) {
   const auto text = numbered({3, 0, 6, 1});
-  PackedDataset data(text, 4, 99, std::nullopt, Documents::joined);
+  PackedDataset data(text, 4, std::nullopt, Documents::joined);
   const std::vector<int64_t> all = [&] {
     std::vector<int64_t> ids;
     for (int64_t d = 0; d < text->docs(); ++d)
@@ -107,11 +107,11 @@ TEST(PackedDataset, JoinedDocumentsAreOnePieceARow) {
     EXPECT_EQ(row.labels, std::vector<int64_t>(all.begin() + 4 * r + 1, all.begin() + 4 * r + 5));
     EXPECT_EQ(data.scored(r), 4);
   }
-  const PackedRow last = data.row(2);  // two tokens, then padding
-  EXPECT_EQ(last.ids, (std::vector<int64_t>{all[8], all[9], 99, 99}));
-  EXPECT_EQ(last.labels, (std::vector<int64_t>{all[9], kIgnoreLabel, kIgnoreLabel, kIgnoreLabel}));
-  EXPECT_EQ(last.doc_starts, (std::vector<int64_t>{0, 2}));
-  EXPECT_EQ(last.positions, (std::vector<int64_t>{0, 1, 0, 1}));
+  const PackedRow last = data.row(2);  // two tokens
+  EXPECT_EQ(last.ids, (std::vector<int64_t>{all[8], all[9]}));
+  EXPECT_EQ(last.labels, (std::vector<int64_t>{all[9], kIgnoreLabel}));
+  EXPECT_EQ(last.doc_starts, std::vector<int64_t>{0});
+  EXPECT_EQ(last.positions, (std::vector<int64_t>{0, 1}));
   EXPECT_EQ(data.scored(), 9);
 }
 
