@@ -11,7 +11,10 @@ while IFS='|' read -r _ trap what _ tests _; do
   while read -r program filter; do
     [[ "${filter,,}" =~ trap$trap([^0-9]|$) ]] && named=1
     if [[ "$program" == *.py ]]; then
-      if "$PYTHON" "$program" "$filter" >/dev/null; then echo "     $program $filter: passed"; else echo "     $program $filter: exit status $?"; holds=1; fi
+      said="$("$PYTHON" "$program" "$filter" 2>&1)"
+      code=$?
+      echo "     $program $filter: $(grep -c '^ok' <<<"$said") checks passed, exit status $code"
+      [ $code = 0 ] || { holds=1; grep -v '^ok' <<<"$said" | tail -5; }
     else
       run_tests "$program" "$filter" || holds=1
     fi

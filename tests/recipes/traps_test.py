@@ -43,7 +43,7 @@ def trap12(tmp):
     """Resume that consumes one more random draw or one more batch: stopped after 7 of 12 steps, within the second epoch, and gone on
     with, a run sees the batches, and ends in the bytes, of one that was not stopped."""
     tiny = TinyRun(tmp / "shared")
-    how = dict(schedule__kind="constant", batch__rows=64, batch__micro_rows=32, checkpoint__every=5, validation__every=0)
+    how = dict(schedule__kind="constant", schedule__warmup_steps=2, batch__rows=64, batch__micro_rows=32, checkpoint__every=5, validation__every=0)
     for name, steps in (("whole", 12), ("parts", 7), ("parts", 12)):
         tiny.seconds(tmp / name, steps=steps, **how)
     seen = {}
