@@ -43,13 +43,6 @@ LayerRun::LayerRun(const nn::Layer& layer, const nn::Rows& rows, comm::Dispatche
     routed_.loads = at::zeros({layer.facts.experts}, rows.positions.options());
 }
 
-std::vector<SegmentKind> LayerRun::kinds() const {
-  using enum SegmentKind;
-  if (!layer_.block->has_experts()) return {mix, feed_forward};
-  if (!layer_.block->has_shared_expert()) return {mix, route, dispatch, experts, combine, join};
-  return {mix, route, dispatch, shared, experts, combine, join};
-}
-
 void LayerRun::dispatch() {
   layout_ = dispatcher_.prepare(routed_.ids, layer_.facts.experts);
   received_ = experts_.input(dispatcher_.dispatch(layout_, routed_.x.data));
@@ -160,11 +153,12 @@ void LayerRun::backward(SegmentKind kind, at::Tensor& dhidden) {
       drouting_ = dispatcher_.combine_weights(layout_, std::exchange(dweights_, {}));
       break;
     case SegmentKind::route:
-      route_.seed(routed_.x, std::exchange(dx_, {}));
+      route_.seed(route_in_, std::exchange(dh_, {}));  // to be added where the norm's comes
+      route_.seed(routed_.x, std::exchange(dx_, {}), /*own=*/true);
       if (layer_.block->has_shared_expert()) route_.seed(routed_.x, shared_.take_grad(shared_in_));
       route_.seed(routed_.weights, std::exchange(drouting_, {}));
       finish_tape(route_, options_);
-      dhidden = std::exchange(dh_, {}).add(route_.take_grad(route_in_));
+      dhidden = route_.take_grad(route_in_);
       break;
     case SegmentKind::mix:
       mix_.seed(mix_out_, std::exchange(dhidden, {}));

@@ -14,8 +14,6 @@ class LayerRun {
   LayerRun(const nn::Layer& layer, const nn::Rows& rows, comm::Dispatcher& dispatcher,
            const RunOptions& options, const nn::Tape& fresh);
 
-  // The layer's kinds of segment, in the order of the forward.
-  std::vector<SegmentKind> kinds() const;
   // hidden [tokens, hidden] or its gradient, taken in and left there where the segment has part in
   // the residual stream.
   void forward(SegmentKind kind, at::Tensor& hidden);

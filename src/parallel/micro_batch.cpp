@@ -4,6 +4,7 @@
 #include <ATen/ops/index_select.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "nn/linear.h"
@@ -68,38 +69,27 @@ MicroBatch::MicroBatch(nn::Decoder& decoder, Units& units, comm::Dispatcher& dis
 void MicroBatch::add_layer(int index, const nn::Rows& rows, const nn::Tape& fresh) {
   layers_.emplace_back(decoder_.layer(static_cast<size_t>(index)), rows, dispatcher_, options_,
                        fresh);
-  for (SegmentKind kind : layers_.back().kinds()) segments_.push_back({kind, index});
+  for (SegmentKind kind : kinds_of(*decoder_.layer(static_cast<size_t>(index)).block))
+    segments_.push_back({kind, index});
 }
 
-// Runs `body` with the weights of a segment gathered, and releases them after.
-void MicroBatch::with_weights(Segment s, bool backward, const std::function<void()>& body) {
-  nn::Unit *first = nullptr, *second = nullptr;
-  if (s.kind == SegmentKind::embed) first = decoder_.embedding_unit;
-  if (s.kind == SegmentKind::head) first = decoder_.final_unit, second = decoder_.head_unit;
-  if (s.layer >= 0) {
-    const auto& layer = decoder_.layer(static_cast<size_t>(s.layer));
-    if (s.kind == SegmentKind::experts) {
-      first = layer.experts;
-      // Rows are dispatched again from the router's norm, made again with its weight.
-      if (backward && options_.recompute.count("dispatch") && options_.recompute.count("norm"))
-        second = layer.dense;
-    } else if (s.kind != SegmentKind::dispatch && s.kind != SegmentKind::combine) {
-      first = layer.dense;
-      if (s.kind == SegmentKind::mtp_join) second = decoder_.embedding_unit;
-      if (s.kind == SegmentKind::mtp_head) second = decoder_.head_unit;
-    }
-  }
+// Runs `body` with the weights of a segment gathered, and releases those that its layer needs no
+// more.
+void MicroBatch::with_weights(int index, bool backward, const std::function<void()>& body) {
+  const Segment s = segments_[static_cast<size_t>(index)];
+  const auto [first, second] = units_of(decoder_, s, backward, options_);
   units_.gather(first);
   units_.gather(second);
   body();
-  units_.release(first);
-  units_.release(second);
+  for (nn::Unit* unit : {first, second})
+    if (unit && !needed_again(decoder_, segments_, index, backward, options_, unit))
+      units_.release(unit);
 }
 
 void MicroBatch::forward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
   const Part part = part_of(s.kind);
-  with_weights(s, false, [&] {
+  with_weights(index, false, [&] {
     if (is_empty(s)) return;
     if (s.kind == SegmentKind::embed) {
       embedded_ = nn::embedding(embed_, batch_.ids, *decoder_.embedding, decoder_.padding);
@@ -125,7 +115,9 @@ at::Tensor MicroBatch::logits(const at::Tensor& positions) {
   TORCH_CHECK(hidden_.defined() && !batch_.labels.defined(),
               "logits: expected a finished forward without labels");
   at::Tensor out;
-  with_weights({SegmentKind::head, -1}, false, [&] {
+  const auto head = std::find_if(segments_.begin(), segments_.end(),
+                                 [](Segment s) { return s.kind == SegmentKind::head; });
+  with_weights(static_cast<int>(head - segments_.begin()), false, [&] {
     const at::Tensor rows = at::index_select(hidden_, 0, to_device(positions, hidden_.device()));
     out = ops::linear(rows, decoder_.head->data());
   });
@@ -135,7 +127,7 @@ at::Tensor MicroBatch::logits(const at::Tensor& positions) {
 void MicroBatch::backward(int index) {
   const Segment s = segments_.at(static_cast<size_t>(index));
   const Part part = part_of(s.kind);
-  with_weights(s, true, [&] {
+  with_weights(index, true, [&] {
     if (is_empty(s)) return;
     if (s.kind == SegmentKind::head) {
       dhidden_ = head_.backward(std::exchange(dhidden_, {}), options_);
@@ -163,7 +155,7 @@ nn::Tape* MicroBatch::tape_of(Segment s) {
 void MicroBatch::run_weight_gradients() {
   for (int i = static_cast<int>(segments_.size()) - 1; i >= 0; --i) {
     const Segment s = segments_[static_cast<size_t>(i)];
-    with_weights(s, true, [&] {
+    with_weights(i, true, [&] {
       if (nn::Tape* tape = tape_of(s)) tape->run_weight_gradients();
     });
   }

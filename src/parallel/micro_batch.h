@@ -71,7 +71,7 @@ class MicroBatch {
   }
   void add_layer(int index, const nn::Rows& rows, const nn::Tape& fresh);
   nn::Tape* tape_of(Segment s);
-  void with_weights(Segment s, bool backward, const std::function<void()>& body);
+  void with_weights(int index, bool backward, const std::function<void()>& body);
 
   nn::Decoder& decoder_;
   Units& units_;

@@ -3,9 +3,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <set>
+#include <span>
 #include <string>
+#include <vector>
 
-#include "nn/block.h"
+#include "nn/decoder.h"
 
 namespace conclave::parallel {
 
@@ -54,6 +56,20 @@ struct Segment {
   SegmentKind kind;
   int layer;  // nn::Decoder::layer; −1 for embed and head
 };
+
+// A layer's kinds of segment, in the order of the forward.
+std::vector<SegmentKind> kinds_of(const nn::Block& block);
+
+// The units whose weights a segment needs, up to two; null: none.
+struct UnitsOfSegment {
+  nn::Unit *first = nullptr, *second = nullptr;
+};
+UnitsOfSegment units_of(const nn::Decoder& decoder, Segment segment, bool backward,
+                        const RunOptions& options);
+// Whether a segment of the same layer that comes after segments[index] needs the unit too, so that
+// it is not gathered once a segment.
+bool needed_again(const nn::Decoder& decoder, std::span<const Segment> segments, int index,
+                  bool backward, const RunOptions& options, const nn::Unit* unit);
 
 // After run_backward: the weight gradients now, or later where the options say so.
 inline void finish_tape(nn::Tape& tape, const RunOptions& options) {

@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "plan/memory.h"
 #include "plan/one_token.h"
+#include "recipes/dry_ranks.h"
 #include "recipes/measure.h"
 #include "recipes/model_io.h"
 #include "recipes/shape.h"
@@ -35,6 +36,7 @@ int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device
   std::printf("# Memory%s, of %s that are free\n%s\n", device.is_cuda() ? " of the GPU" : "",
               human_bytes(static_cast<double>(free_memory(device))).c_str(),
               forecast(c, shape, device, expected_data_bytes(c)).table().c_str());
+  std::fputs(ranks_page(c, choice).c_str(), stdout);
   const plan::TokenRun run{
       .config = config_path,
       .model_file = decoder.model_file,

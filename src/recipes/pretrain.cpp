@@ -48,10 +48,8 @@ Data read_data(const PretrainConfig& c, const ConfigSource& source,
   auto corpus = data::tokenize_corpus(c.data.text, tokenizer, c.data.eos, c.data.cache);
   const auto documents =
       c.data.documents == "joined" ? data::Documents::joined : data::Documents::separate;
-  data::PackedDataset train(corpus.train, c.data.seq_len, corpus.eos, static_cast<uint64_t>(c.seed),
-                            documents);
-  data::PackedDataset validation(corpus.validation, c.data.seq_len, corpus.eos, std::nullopt,
-                                 documents);
+  data::PackedDataset train(corpus.train, c.data.seq_len, static_cast<uint64_t>(c.seed), documents);
+  data::PackedDataset validation(corpus.validation, c.data.seq_len, std::nullopt, documents);
   log_info(format(
       "training on %s tokens (%s, %lld documents), validating on %s tokens (%s, %lld documents)",
       human_count(static_cast<double>(corpus.train->tokens())).c_str(),
@@ -225,8 +223,8 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                        .mtp = choice.mtp_weight != 0};
   if (c.model.bias_update_rate)
     check_bias_update(source, describe_model(choice.config, choice.from, options));
-  const at::Device device = options.device = choose_device(c.device, source.location("device"));
-  check_dtype_on(device, dtype, source.location("dtype"));
+  const at::Device device = options.device =
+      choose_device(c.device, source.location("device"), dtype);
   if (c.cuda_graph && !device.is_cuda())
     throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
   if (dry_run) return print_dry_run(c, choice, device, config_path);

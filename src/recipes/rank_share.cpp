@@ -5,6 +5,7 @@
 #include "base/human.h"
 #include "base/text.h"
 #include "models/registry.h"
+#include "plan/recompute.h"
 #include "plan/routing.h"
 #include "recipes/shape.h"
 
@@ -12,6 +13,9 @@ namespace conclave::recipes {
 namespace {
 
 long long ll(int64_t n) { return static_cast<long long>(n); }
+
+// What the allocator holds between tensors.
+constexpr int64_t kHeldBack = int64_t{48} << 20;
 
 void check_recompute(const BenchmarkConfig& c, const ConfigSource& source,
                      const plan::ModelShape& shape) {
@@ -37,6 +41,10 @@ void check_layout(const BenchmarkConfig& c, const ConfigSource& source) {
   if (stage % l.dp_shard)
     throw source.error("layout.dp_shard",
                        format("expected a divisor of layout.gpus / layout.pp = %lld", ll(stage)));
+  if (c.cuda_graph && c.gate == "uniform")
+    throw source.error("cuda_graph",
+                       "a recorded step draws the same experts each time; set gate to "
+                       "real or balanced, or leave cuda_graph out");
   if (c.batch.rows % c.batch.micro_rows)
     throw source.error("batch.micro_rows",
                        format("expected a divisor of batch.rows = %lld", ll(c.batch.rows)));
@@ -107,8 +115,9 @@ void choose_layers(RankShare& s, const BenchmarkConfig& c, const ConfigSource& s
   for (int64_t n = c.layers ? c.layers : most; n >= 1; --n) {
     s.shape = cut(whole, s.share, n);
     plan::TrainingRun run = s.run;
-    const bool fits = automatic ? plan::fit_recompute(s.shape, run, s.limit)
-                                : plan::forecast_memory(s.shape, run).total() <= s.limit;
+    const int64_t room = s.limit - kHeldBack;
+    const bool fits = automatic ? plan::fit_recompute(s.shape, run, room)
+                                : plan::forecast_memory(s.shape, run).total() <= room;
     s.forecast = plan::forecast_memory(s.shape, run);
     if (!fits && n > 1 && !c.layers) continue;
     if (!fits)

@@ -16,7 +16,7 @@
 #include <cmath>
 
 #include "nn/router.h"
-#include "ops/adamw.h"
+#include "optim/clip.h"
 
 namespace conclave::train {
 namespace {
@@ -146,8 +146,8 @@ at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispa
   const at::Tensor loss = g.loss_sum.div(static_cast<double>(std::max<int64_t>(g.scored, 1))),
                    mtp_loss = g.mtp_loss_sum.div(g.mtp_scored.clamp_min(1)),
                    squares = units.squared_gradient_norm();
-  // As torch.nn.utils.clip_grad_norm_ scales; not a number where the step is to be skipped.
-  const at::Tensor scale = ops::clip_scale(squares, at::add(loss, mtp_loss), options.clip_norm);
+  // Not a number where the step is to be skipped.
+  const at::Tensor scale = optim::clip_scale(squares, at::add(loss, mtp_loss), options.clip_norm);
   optimizer.step(lr, scale);
   correct_biases(decoder, g.loads, options.bias_rate, scale);
   units.weights_changed();

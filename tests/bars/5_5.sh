@@ -7,5 +7,5 @@ need_gpu 5.5
 status=0
 run=(gate=real precision=bf16 batch.rows=16 warmup=3 steps=10 "memory_limit=72 GiB")
 measure qwen3_moe_30b qwen3_moe_30b "${run[@]}" && figures waits qwen3_moe_30b 0.02 || status=1
-measure qwen3_moe_30b_graph qwen3_moe_30b "${run[@]}" graph=true && figures same qwen3_moe_30b_graph qwen3_moe_30b || status=1
+measure qwen3_moe_30b_graph qwen3_moe_30b "${run[@]}" cuda_graph=true && figures same qwen3_moe_30b_graph qwen3_moe_30b || status=1
 verdict 5.5 "no host sync, no gaps, the captured step" $status

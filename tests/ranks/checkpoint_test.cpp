@@ -25,7 +25,7 @@ std::map<std::string, std::string> files_of(const fs::path& folder) {
   return files;
 }
 
-void save(const Run& run, Rank& rank, const fs::path& folder, const train::TrainState& state) {
+void save(Rank& rank, const fs::path& folder, const train::TrainState& state) {
   auto contents = train::shared_contents_of(rank.units, *rank.optimizer, state);
   contents.config_json = "{}";
   contents.max_shard_bytes = 20000;
@@ -43,20 +43,20 @@ TEST(Checkpoints, OneLayoutLoadsWhatAnotherSaved) {
   int pairs = 0;
   for (const Family& family : families())
     for (int i = 0; i < 5; ++i) {
-      const Run first{&family, pick()};
+      const RunSpec first{&family, pick()};
       comm::run_thread_ranks(first.layout.world(), [&](comm::CommFactory& factory) {
         Rank rank(first, factory);
         rank.step(first);
-        save(first, rank, temp / "a", {.step = 1, .sample = 24, .tokens = 99});
+        save(rank, temp / "a", {.step = 1, .sample = 24, .tokens = 99});
       });
       ASSERT_EQ(checkpoint::find_damage(temp / "a", checkpoint::Verify::checksums), "");
       const auto want = files_of(temp / "a");
       for (int j = 0; j < 10; ++j, ++pairs) {
-        const Run second{&family, pick()};
+        const RunSpec second{&family, pick()};
         comm::run_thread_ranks(second.layout.world(), [&](comm::CommFactory& factory) {
           Rank rank(second, factory, /*seed=*/9);
           const auto state = train::restore(temp / "a", rank.units, *rank.optimizer);
-          save(second, rank, temp / "b", state);
+          save(rank, temp / "b", state);
         });
         EXPECT_TRUE(files_of(temp / "b") == want) << first.text() << " → " << second.text();
       }
@@ -69,11 +69,11 @@ TEST(Checkpoints, TrainingGoesOnInAnotherLayout) {
   const TempFolder temp;
   for (const Family& family : families()) {
     const Reference& want = reference(family);
-    const Run first{&family, {2, 2, 4, 1}}, second{&family, {1, 6, 3, 2}, "all_gather"};
+    const RunSpec first{&family, {2, 2, 4, 1}}, second{&family, {1, 6, 3, 2}, "all_gather"};
     comm::run_thread_ranks(first.layout.world(), [&](comm::CommFactory& factory) {
       Rank rank(first, factory);
       for (int i = 0; i < 2; ++i) rank.step(first);
-      save(first, rank, temp / "a", {.step = 2});
+      save(rank, temp / "a", {.step = 2});
     });
     comm::run_thread_ranks(second.layout.world(), [&](comm::CommFactory& factory) {
       Rank rank(second, factory, /*seed=*/9);

@@ -62,17 +62,20 @@ inline const std::vector<Family>& families() {
   return all;
 }
 
-// Rows first … first + count − 1 of 8 tokens: other documents and labels in each.
-inline parallel::Batch rows_of(int first, int count) {
+// Rows first … first + count − 1 of 8 tokens: other documents and labels in each. `short_half`: of
+// the second half of all rows each token is a document, of which none is scored and none is left
+// for a module of prediction.
+inline parallel::Batch rows_of(int first, int count, bool short_half = false) {
   using parallel::testing::kIgnored;
   using parallel::testing::kVocab;
-  static const std::vector<std::vector<int64_t>> lengths = {{3, 5}, {8}, {2, 4, 2}, {7, 1}};
+  static const std::vector<std::vector<int64_t>> lengths = {
+      {3, 5}, {8}, {2, 4, 2}, {7, 1}, {1, 1, 1, 1, 1, 1, 1, 1}};
   std::vector<int64_t> ids, labels, positions;
   parallel::Batch b;
   b.rows.doc_offsets = b.rows.row_offsets = {0};
   for (int r = first; r < first + count; ++r) {
     int64_t d = 0;
-    for (int64_t length : lengths[static_cast<size_t>(r % 4)]) {
+    for (int64_t length : lengths[static_cast<size_t>(short_half && r >= kRows / 2 ? 4 : r % 4)]) {
       const auto id = [&](int64_t t) { return (7 * r + 11 * d + 5 * t + t * t + r * t) % kVocab; };
       for (int64_t t = 0; t < length; ++t) {
         ids.push_back(id(t));

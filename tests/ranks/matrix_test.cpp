@@ -4,9 +4,10 @@
 // family and dispatcher.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdio>
 
-#include "ranks/parity.h"
+#include "ranks/rank.h"
 
 namespace conclave::ranks {
 namespace {
@@ -21,7 +22,7 @@ Policy policy(size_t row) {
                                      : parallel::Reduction::reduce_scatter};
 }
 
-void expect_parity(const Run& run) {
+void expect_parity(const RunSpec& run) {
   for (const std::string& line : differences(run)) ADD_FAILURE() << run.text() << ": " << line;
 }
 
@@ -52,6 +53,35 @@ TEST(Some, LayoutsEqualOneRank) {
           comm::RankLayout{1, 4, 2, 2}, comm::RankLayout{3, 2, 2, 1}, comm::RankLayout{2, 4, 4, 1}})
       expect_parity({&family, layout, cell % 2 ? "all_gather" : "all_to_all", policy(cell)}),
           ++cell;
+}
+
+// Some ranks have no token in the modules of prediction; their experts get those of others.
+TEST(Some, RanksWithoutTokensInAModuleTakePart) {
+  for (const char* dispatcher : {"all_to_all", "all_gather"})
+    for (const comm::RankLayout& layout :
+         {comm::RankLayout{1, 2, 2, 1}, comm::RankLayout{2, 2, 4, 1}, comm::RankLayout{1, 8, 4, 2}})
+      for (size_t row : {0, 3, 5})
+        expect_parity({.family = &families()[2],
+                       .layout = layout,
+                       .dispatcher = dispatcher,
+                       .policy = policy(row),
+                       .short_half = true});
+}
+
+// Replicas, of which one has come to hold a NaN: no rank takes the step.
+TEST(Some, ANaNOnOneRankSkipsTheStepOnAll) {
+  const RunSpec run{.family = &families()[0], .layout = {4, 1, 2, 2}};
+  comm::run_thread_ranks(4, [&](comm::CommFactory& factory) {
+    Rank rank(run, factory);
+    EXPECT_FALSE(rank.step(run).skipped);
+    if (factory.rank() == 2) rank.decoder.final_norm->data()[0].fill_(NAN);
+    std::vector<at::Tensor> before;
+    for (const auto& s : rank.units.shards()) before.push_back(s.weights.clone());
+    EXPECT_TRUE(rank.step(run).skipped);
+    if (factory.rank() == 2) return;
+    for (size_t i = 0; i < before.size(); ++i)
+      EXPECT_TRUE(parallel::testing::same_bits(rank.units.shards()[i].weights, before[i]));
+  });
 }
 
 }  // namespace

@@ -1,9 +1,10 @@
 #include "ranks/parity.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/equal.h>
 
 #include <cmath>
+#include <deque>
 #include <mutex>
 
 #include "base/text.h"
@@ -32,6 +33,10 @@ void each_part(parallel::Units& units, const Of& of, const F& f) {
   }
 }
 
+std::set<std::string> recompute(const RunSpec& run) {
+  return run.policy.recompute ? kClasses : std::set<std::string>{};
+}
+
 at::Tensor gradient(const parallel::Shard& s) { return s.grad; }
 at::Tensor weights(const parallel::Shard& s) { return s.weights; }
 
@@ -45,10 +50,10 @@ Named whole(parallel::Units& units, at::Tensor (*of)(const parallel::Shard&)) {
   return out;
 }
 
-Reference one_rank(const Family& family) {
+Reference one_rank(const Family& family, bool short_half) {
   Reference out;
   comm::run_thread_ranks(1, [&](comm::CommFactory& factory) {
-    const Run run{.family = &family, .layout = {}};
+    const RunSpec run{.family = &family, .layout = {}, .short_half = short_half};
     Rank rank(run, factory);
     for (int i = 0; i < kSteps; ++i) {
       const train::StepResult r = rank.step(run);
@@ -60,6 +65,7 @@ Reference one_rank(const Family& family) {
       out.gradients.push_back(whole(rank.units, gradient));
     }
     out.weights = whole(rank.units, weights);
+    out.loads = rank.loads(run);
   });
   return out;
 }
@@ -130,7 +136,7 @@ class Coverage {
 
 }  // namespace
 
-Rank::Rank(const Run& run, comm::CommFactory& factory, uint64_t seed)
+Rank::Rank(const RunSpec& run, comm::CommFactory& factory, uint64_t seed)
     : groups(comm::make_groups(run.layout, factory)),
       decoder(parallel::testing::make_tiny(run.family->config, {.expert_ranks = groups.ep->size(),
                                                                 .expert_rank = groups.ep->rank()})),
@@ -145,18 +151,31 @@ Rank::Rank(const Run& run, comm::CommFactory& factory, uint64_t seed)
   optimizer.emplace(optim::AdamWConfig{}, std::move(shards));
 }
 
-train::StepResult Rank::step(const Run& run) {
+std::vector<parallel::Batch> Rank::batches(const RunSpec& run) const {
   const int mine = kRows / run.layout.world(), cut = run.policy.one_row_at_once ? 1 : mine,
             first = groups.world->rank() * mine;
-  std::vector<parallel::Batch> batches;
-  for (int r = 0; r < mine; r += cut) batches.push_back(rows_of(first + r, cut));
-  return train::step(decoder, units, *dispatcher, *optimizer, std::move(batches),
+  std::vector<parallel::Batch> out;
+  for (int r = 0; r < mine; r += cut) {
+    out.push_back(rows_of(first + r, cut, run.short_half));
+    out.back().rows.gate = run.gate;
+  }
+  return out;
+}
+
+train::StepResult Rank::step(const RunSpec& run) {
+  return train::step(decoder, units, *dispatcher, *optimizer, batches(run),
                      {.lr = 1e-3,
                       .clip_norm = 0.5,
-                      .recompute = run.policy.recompute ? kClasses : std::set<std::string>{},
+                      .recompute = recompute(run),
                       .bias_rate = 1e-3,
                       .mtp_weight = run.family->mtp_weight})
       .wait();
+}
+
+std::vector<at::Tensor> Rank::loads(const RunSpec& run) {
+  return train::accumulate(decoder, units, *dispatcher, batches(run), recompute(run),
+                           run.family->mtp_weight)
+      .loads;
 }
 
 std::string Policy::text() const {
@@ -168,24 +187,24 @@ std::string Policy::text() const {
   return text;
 }
 
-std::string Run::text() const {
+std::string RunSpec::text() const {
   return std::string(family->name) + ", " + layout.text() +
          (layout.ep > 1 ? ", " + dispatcher : "") + policy.text();
 }
 
-const Reference& reference(const Family& family) {
-  static std::map<std::string, Reference> known;
-  auto found = known.find(family.name);
-  if (found == known.end()) found = known.emplace(family.name, one_rank(family)).first;
+const Reference& reference(const Family& family, bool short_half) {
+  static std::map<std::pair<std::string, bool>, Reference> known;
+  const std::pair<std::string, bool> key(family.name, short_half);
+  auto found = known.find(key);
+  if (found == known.end()) found = known.emplace(key, one_rank(family, short_half)).first;
   return found->second;
 }
 
-std::vector<std::string> differences(const Run& run) {
+std::vector<std::string> differences(const RunSpec& run) {
   at::set_num_threads(1);  // ranks are the threads
-  const Reference& want = reference(*run.family);
+  const Reference& want = reference(*run.family, run.short_half);
   Findings findings;
-  std::vector<Coverage> gradients;
-  gradients.reserve(kSteps);
+  std::deque<Coverage> gradients;
   for (const Named& g : want.gradients) gradients.emplace_back(g, findings);
   Coverage last(want.weights, findings);
   comm::run_thread_ranks(run.layout.world(), [&](comm::CommFactory& factory) {
@@ -203,6 +222,10 @@ std::vector<std::string> differences(const Run& run) {
       gradients[i].take(me, step + " gradient", rank.units, gradient);
     }
     last.take(me, "weights", rank.units, weights);
+    const std::vector<at::Tensor> loads = rank.loads(run);
+    for (size_t i = 0; i < want.loads.size(); ++i)
+      if (want.loads[i].defined() && !at::equal(loads[i], want.loads[i]))
+        findings.add(format("loads of layer %zu on rank %d are not one rank's", i, me));
   });
   const comm::RankLayout& l = run.layout;
   last.expect(l.dp_replicate, l.ep_replicate, l.world());

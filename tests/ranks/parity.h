@@ -19,11 +19,13 @@ struct Policy {
   std::string text() const;
 };
 
-struct Run {
+struct RunSpec {
   const Family* family;
   comm::RankLayout layout;
   std::string dispatcher = "all_to_all";
   Policy policy;
+  nn::Gate gate = nn::Gate::router;
+  bool short_half = false;  // rows_of
   std::string text() const;
 };
 
@@ -32,15 +34,16 @@ using Named = std::map<std::string, at::Tensor>;  // whole tensors of the checkp
 // What one rank comes to in three steps with clipping.
 struct Reference {
   std::vector<double> losses, mtp_losses, auxs, norms, max_loads;
-  std::vector<Named> gradients;  // after each step
-  Named weights;                 // at the end
+  std::vector<Named> gradients;   // after each step
+  Named weights;                  // at the end
+  std::vector<at::Tensor> loads;  // of one more forward and backward, by layer
 };
-const Reference& reference(const Family& family);
+const Reference& reference(const Family& family, bool short_half = false);
 
 // What differs from one rank, one line each; empty: nothing. Losses within 1e-12, every gradient
 // and weight within 1e-10 (of the tensor's largest, where that is below 1), loads exactly; every
 // element is held by as many ranks as the layout says.
-std::vector<std::string> differences(const Run& run);
+std::vector<std::string> differences(const RunSpec& run);
 
 // All layouts of so many ranks.
 std::vector<comm::RankLayout> layouts(int world, int64_t experts = 24);

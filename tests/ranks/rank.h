@@ -12,8 +12,10 @@
 namespace conclave::ranks {
 
 struct Rank {
-  Rank(const Run& run, comm::CommFactory& factory, uint64_t seed = 5);
-  train::StepResult step(const Run& run);  // on this rank's rows, with clipping
+  Rank(const RunSpec& run, comm::CommFactory& factory, uint64_t seed = 5);
+  std::vector<parallel::Batch> batches(const RunSpec& run) const;  // this rank's rows
+  train::StepResult step(const RunSpec& run);                      // with clipping
+  std::vector<at::Tensor> loads(const RunSpec& run);  // of a step that changes nothing, by layer
 
   comm::Groups groups;
   nn::Decoder decoder;
