@@ -19,7 +19,7 @@ constexpr milliseconds kLook{100};
 constexpr int kLooksABeat = 5;
 // A rank that runs beats within this time, also on a machine with too much to do.
 constexpr milliseconds kBeatOfTheLiving{4000};
-constexpr double kReaders = 3;                // seconds that a fault stays to be read
+constexpr double kReaders = 3;  // seconds that a fault stays to be read
 // The main thread, having said what went wrong, is given this long to end the process.
 constexpr int kLooksToEnd = 100;
 
