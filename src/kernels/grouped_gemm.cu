@@ -3,9 +3,9 @@
 // as they stand, where the two are a register's halves.
 //
 // One H100, 2026-11-25, Qwen3's rank shape (16 experts, 65,536 rows; up 2048 → 1536, down 768 →
-// 2048): up with its activation 652 TFLOP/s, 1.46 × gather + at::_grouped_mm + compiled SwiGLU (1.17
-// × at DeepSeek-V3's), 672 with rows in place; down 622, input gradients 656 and 663, where a GEMM of
-// 8192³ ran at 701 to 719 (bench/experts_bench.cpp, bench/peer_experts.py).
+// 2048): up with its activation 652 TFLOP/s, 1.46 × gather + at::_grouped_mm + compiled SwiGLU
+// (1.17 × at DeepSeek-V3's), 672 with rows in place; down 622, input gradients 656 and 663, where a
+// GEMM of 8192³ ran at 701 to 719 (bench/experts_bench.cpp, bench/peer_experts.py).
 #include "kernels/grouped_gemm.cuh"
 #include "kernels/grouped_gemm.h"
 #include "kernels/hopper.h"
