@@ -177,8 +177,8 @@ class Trial:
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--ranks", type=int, nargs="+", default=[2, 4], choices=sorted(LAYOUTS))
-    parse.add_argument("--launchers", nargs="+", default=["launch", "torchrun"], choices=["launch", "torchrun", "mpirun", "srun"])
+    parse.add_argument("--ranks", type=int, nargs="+", default=[4], choices=sorted(LAYOUTS))
+    parse.add_argument("--launchers", nargs="+", default=["launch"], choices=["launch", "torchrun", "mpirun", "srun"])
     parse.add_argument("--only", choices=["parity", "stop", "kill", "full_disk", "restart"])
     args = parse.parse_args()
     tally = Tally()
