@@ -135,8 +135,12 @@ class Loop {
   }
 
   void note(const StepResult& r, double lr, double seconds) {
-    const double rate = static_cast<double>(r.scored) / seconds;
-    rate_ = rate_ == 0 ? rate : 0.95 * rate_ + 0.05 * rate;
+    // Times are smoothed, not rates: a step whose figures come right after those before it (the
+    // last before a validation was launched with the one before) would count for many.
+    const double rate = static_cast<double>(r.scored) / seconds,
+                 per_token = seconds / static_cast<double>(std::max<int64_t>(r.scored, 1));
+    seconds_per_token_ = rate_ == 0 ? per_token : 0.95 * seconds_per_token_ + 0.05 * per_token;
+    rate_ = 1 / seconds_per_token_;
     auto finite = [](double x) { return std::isfinite(x) ? nlohmann::json(x) : nlohmann::json(); };
     line_ = {{"step", state_.step},
              {"loss", finite(r.loss)},
@@ -218,7 +222,7 @@ class Loop {
   std::optional<CapturedStep> captured_;
   std::optional<Launched> launched_;
   Timer timer_, step_timer_;
-  double rate_ = 0;
+  double seconds_per_token_ = 0, rate_ = 0;
   int64_t saved_step_;
 };
 
