@@ -4,9 +4,9 @@
     gpu_reference.py [--device cuda]
 
 For small random models of every family of tests/parity: logits, loss and every gradient of `conclave forward --dtype bf16` and of
-transformers in bf16, both against `conclave forward --dtype fp64`. A tensor's largest error of three batches may be 3 times theirs and
-one rounding of its largest element. Only batches count in which all three choose the same experts: another expert is no rounding.
-Exit status 0, 1, or 77 where transformers is not installed.
+transformers in bf16, both against `conclave forward --dtype fp64`. A tensor's error over four batches, root mean square, may be 3 times
+theirs and one rounding: single elements of tensors this small err by luck (GPT-OSS's clamps cut gradients off). Only batches count
+in which all three choose the same experts: another expert is no rounding. Exit status 0, 1, or 77 where transformers is not installed.
 """
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ from family import FAMILIES, family  # noqa: E402
 from program import forward  # noqa: E402
 
 ROUNDING = 2.0**-8
-TRIES, BATCHES = 60, 3
+TRIES, BATCHES = 60, 4
 
 
 def transformers(folder, of, ids, dtype, device):
@@ -40,7 +40,7 @@ def same_experts(*runs):
 def compare(of, case, device, tmp):
     """(the largest error as a part of what is allowed, its name, batches that counted)."""
     folder, path = tmp / "model", tmp / "ids.safetensors"
-    counted, largest = 0, {}  # by tensor: our largest error and theirs, as parts of its largest element
+    counted, sums = 0, {}  # by tensor: sums of squares of our errors, of theirs, and of what is due
     for seed in range(TRIES):
         chosen = dataclasses.replace(case, seed=1000 + seed, dtype="bfloat16", batch=1, seq=8, ignored=None)
         reference.make_folder(folder, of, chosen)
@@ -58,11 +58,12 @@ def compare(of, case, device, tmp):
         counted += 1
         for name, want in exact.items():
             if not name.startswith("experts."):
-                parts = [reference.deviation(r[name], want) for r in (ours, theirs)]
-                largest[name] = [max(a, b) for a, b in zip(parts, largest.get(name, parts))]
+                squares = [t.double().square().sum().item() for t in (ours[name] - want, theirs[name].double() - want, want)]
+                sums[name] = [a + b for a, b in zip(squares, sums.get(name, (0, 0, 0)))]
         if counted == BATCHES:
             break
-    return *max((o / (3 * t + ROUNDING), name) for name, (o, t) in largest.items()), counted
+    ratios = [((o / w) ** 0.5 / (3 * (t / w) ** 0.5 + ROUNDING), name) for name, (o, t, w) in sums.items() if w]
+    return *max(ratios, default=(float("inf"), "nothing")), counted
 
 
 def main():
