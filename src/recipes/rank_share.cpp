@@ -14,8 +14,10 @@ namespace {
 
 long long ll(int64_t n) { return static_cast<long long>(n); }
 
-// What the allocator holds between tensors.
-constexpr int64_t kHeldBack = int64_t{48} << 20;
+// What the allocator holds between tensors, more of it for a recorded step's streams; and what the
+// libraries' kernels take beside it as they are loaded.
+constexpr int64_t kHeldBack = int64_t{48} << 20, kHeldForGraph = int64_t{256} << 20,
+                  kLibraries = int64_t{1} << 30;
 
 void check_recompute(const BenchmarkConfig& c, const ConfigSource& source,
                      const plan::ModelShape& shape) {
@@ -110,7 +112,7 @@ double received(const BenchmarkConfig& c, const plan::ModelShape& shape) {
 }
 
 int64_t limit_of(const BenchmarkConfig& c, const ConfigSource& source, int64_t free) {
-  if (c.memory_limit == "none") return free;
+  if (c.memory_limit == "none") return free - kLibraries;
   const auto bytes = bytes_of(c.memory_limit);
   if (!bytes || *bytes == 0)
     throw source.error("memory_limit",
@@ -127,7 +129,7 @@ void choose_layers(RankShare& s, const BenchmarkConfig& c, const ConfigSource& s
   for (int64_t n = c.layers ? c.layers : most; n >= 1; --n) {
     s.shape = cut(whole, s.share, n);
     plan::TrainingRun run = s.run;
-    const int64_t room = s.limit - kHeldBack;
+    const int64_t room = s.limit - (c.cuda_graph ? kHeldForGraph : kHeldBack);
     const bool fits = automatic ? plan::fit_recompute(s.shape, run, room)
                                 : plan::forecast_memory(s.shape, run).total() <= room;
     s.forecast = plan::forecast_memory(s.shape, run);
