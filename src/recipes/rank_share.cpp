@@ -50,6 +50,18 @@ void check_layout(const BenchmarkConfig& c, const ConfigSource& source) {
                        format("expected a divisor of batch.rows = %lld", ll(c.batch.rows)));
 }
 
+void check_model(const BenchmarkConfig& c, const ConfigSource& source,
+                 const plan::ModelShape& shape) {
+  const auto layers = static_cast<int64_t>(shape.layers.size());
+  if (c.layout.pp > layers)
+    throw source.error("layout.pp", format("expected at most the model's %lld layers", ll(layers)));
+  for (const auto& l : shape.layers)
+    if (l.experts % c.layout.ep)
+      throw source.error("layout.ep",
+                         format("expected a divisor of the model's %lld experts", ll(l.experts)));
+  check_recompute(c, source, shape);
+}
+
 // The last `layers` of the model, or all and fewer of them from the front, as a config.json.
 nlohmann::json with_layers(nlohmann::json config, int64_t layers, bool ends) {
   config["num_hidden_layers"] = layers;
@@ -123,9 +135,10 @@ void choose_layers(RankShare& s, const BenchmarkConfig& c, const ConfigSource& s
     if (!fits)
       throw source.error(
           c.layers ? "layers" : "memory_limit",
-          format("%lld layers need %s, the limit is %s; set fewer layers, batch.micro_rows or "
+          format("%lld layer%s %s, the limit is %s; set fewer layers, batch.micro_rows or "
                  "more to recompute",
-                 ll(n), human_bytes(static_cast<double>(s.forecast.total())).c_str(),
+                 ll(n), n == 1 ? " needs" : "s need",
+                 human_bytes(static_cast<double>(s.forecast.total())).c_str(),
                  human_bytes(static_cast<double>(s.limit)).c_str()));
     s.run = run;
     return;
@@ -161,7 +174,7 @@ RankShare rank_share(const BenchmarkConfig& c, const ConfigSource& source, Share
     s.architecture = whole.architecture;
     s.whole = shape_of(whole);
   }
-  check_recompute(c, source, s.whole);
+  check_model(c, source, s.whole);
   const auto layers = static_cast<int64_t>(s.whole.layers.size());
   const int64_t with_experts = std::count_if(s.whole.layers.begin(), s.whole.layers.end(),
                                              [](const auto& l) { return l.experts > 0; });
@@ -172,7 +185,8 @@ RankShare rank_share(const BenchmarkConfig& c, const ConfigSource& source, Share
     throw source.error("layers",
                        format("expected at most the %lld that a rank holds", ll(s.layers_held)));
   s.seq_len = for_cpu ? std::min(c.batch.seq_len, c.cpu.seq_len) : c.batch.seq_len;
-  s.limit = for_cpu ? free : limit_of(c, source, free);
+  const int64_t limit = limit_of(c, source, free);
+  s.limit = for_cpu ? free : limit;
   set_run(s, c, for_cpu);
 
   plan::ModelShape whole = s.whole;

@@ -29,6 +29,7 @@ TEST(Log, OneLineEach) {
 }
 
 TEST(Log, ColourOnTerminalsUnlessRefused) {
+  CONCLAVE_NEEDS_TERMINAL();
   EXPECT_EQ(stderr_of(true, [] { log_warn("x"); }), "\x1b[33mwarning:\x1b[0m x\r\n");
   EXPECT_EQ(stderr_of(true,
                       [] {
@@ -41,6 +42,7 @@ TEST(Log, ColourOnTerminalsUnlessRefused) {
 }
 
 TEST(Terminal, LinesScrollAboveTheStatus) {
+  CONCLAVE_NEEDS_TERMINAL();
   EXPECT_EQ(stderr_of(true,
                       [] {
                         terminal_status("50 %");
