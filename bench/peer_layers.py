@@ -107,8 +107,10 @@ def normal(*shape, device, scale=1.0):
 
 
 def gemm_rate(device, size):
+    """As `conclave benchmark` measures it, behind the steps."""
     a, b = normal(size, size, device=device), normal(size, size, device=device)
-    return 2 * size**3 / timed(lambda: torch.mm(a, b), device, times=20)
+    c = torch.empty_like(a)
+    return 2 * size**3 / timed(lambda: torch.mm(a, b.t(), out=c), device, times=20, warm=5)
 
 
 def layers_of(config, attention, device):
@@ -172,7 +174,6 @@ def measure(case, args, device):
     attention = "sdpa" if config["model_type"] != "gpt_oss" else "eager" if args.small else "flex_attention"
     flops, tokens = flops_per_token(config, args.seq_len), rows * args.seq_len
     gpu, gemm_size = device.type == "cuda", 256 if args.small else GEMM
-    before = gemm_rate(device, gemm_size)
     torch._dynamo.reset()
     begin = time.perf_counter()
     run = Layers(config, attention, rows, args.seq_len, device)
@@ -183,7 +184,8 @@ def measure(case, args, device):
     first = time.perf_counter() - begin
     seconds = timed(run.micro_batch, device)
     peak = torch.cuda.max_memory_allocated() if gpu else 0
-    step, with_adam = 0, {}
+    gemm = gemm_rate(device, gemm_size)
+    with_adam = {}
     if args.adam:
         adam = torch.optim.Adam(run.parameters, lr=1e-4, fused=True)
 
@@ -194,13 +196,8 @@ def measure(case, args, device):
             run.forget()
 
         step = timed(whole_step, device, times=3, warm=1)
-        with_adam = {"rows": args.rows, "seconds_per_step": step}
-    operators = run.attention_operators()
-    del run
-    after = gemm_rate(device, gemm_size)
-    gemm = (before + after) / 2
-    if step:
-        with_adam["step_of_gemm"] = flops * args.rows * args.seq_len / step / gemm
+        of_gemm = flops * args.rows * args.seq_len / step / gemm
+        with_adam = {"rows": args.rows, "seconds_per_step": step, "step_of_gemm": of_gemm}
     return {
         "model": name,
         "peer": f"transformers {transformers.__version__}, torch {torch.__version__}, layers compiled, grouped_mm, own router",
@@ -209,7 +206,7 @@ def measure(case, args, device):
         "micro_rows": rows,
         "seq_len": args.seq_len,
         "attention": attention,
-        "attention_operators": operators,
+        "attention_operators": run.attention_operators(),
         "seconds_per_micro_batch": seconds,
         "seconds_per_layer_and_token": seconds / tokens / args.layers,
         "tokens_per_second": tokens / seconds,

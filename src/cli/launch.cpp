@@ -25,7 +25,7 @@ namespace {
 
 // Seconds: how long the others have to say what they know when one has died; and how long ranks
 // have to end after a second Ctrl-C.
-constexpr double kGrace = 5, kAtOnce = 2;
+constexpr double kGrace = 8, kAtOnce = 2;
 constexpr size_t kLastLines = 12;
 
 std::array<std::atomic<int>, 65> asked;  // how often each signal has come
@@ -90,7 +90,13 @@ class Launch {
   }
 
  private:
-  static bool is_bad(const RankProcess& r) { return r.status() != 0 && r.status() != 75; }
+  // A rank that was stopped before it could finish a step and save ends by that signal.
+  bool was_stopped(const RankProcess& r) const {
+    return stops_ > 0 && (r.status() == -SIGINT || r.status() == -SIGTERM);
+  }
+  bool is_bad(const RankProcess& r) const {
+    return r.status() != 0 && r.status() != 75 && !was_stopped(r);
+  }
 
   size_t running() {
     size_t n = 0;
@@ -137,9 +143,13 @@ class Launch {
   int verdict() {
     const RankProcess* r = culprit();
     if (!r) {
-      bool stopped = false;
-      for (const auto& rank : ranks_) stopped |= rank->status() == 75;
-      return stopped ? 75 : 0;
+      bool stopped = false, at_once = false;
+      for (const auto& rank : ranks_) {
+        stopped |= rank->status() == 75;
+        at_once |= was_stopped(*rank);
+      }
+      if (at_once) std::fputs("conclave launch: stopped without saving\n", stderr);
+      return at_once ? 1 : stopped ? 75 : 0;
     }
     std::string text =
         format("rank %d on %s (pid %d) ", r->rank(), host_.c_str(), static_cast<int>(r->pid()));

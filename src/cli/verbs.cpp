@@ -48,6 +48,18 @@ void add_run_verb(CLI::App& app, int& status, const char* name, const char* help
   });
 }
 
+void add_benchmark(CLI::App& app, int& status) {
+  auto v = std::make_shared<ConfigVerb>();
+  auto profile = std::make_shared<std::string>();
+  CLI::App* verb = add_config_verb(
+      app, "benchmark", "time training steps of one rank of a published layout", v, true);
+  verb->add_option("--profile", *profile, "the same as --set profile=FILE");
+  verb->callback([v, profile, &status] {
+    if (!profile->empty()) v->sets.push_back("profile=" + nlohmann::json(*profile).dump());
+    status = recipes::benchmark(v->config, v->sets, v->dry_run);
+  });
+}
+
 void add_generate(CLI::App& app, int& status) {
   auto v = std::make_shared<ConfigVerb>();
   CLI::App* verb = add_config_verb(app, "generate", "write text with a model", v, false);
@@ -186,8 +198,7 @@ void add_verbs(CLI::App& app, int& status) {
   add_run_verb(app, status, "train-tokenizer", "make a byte-level BPE tokenizer from text",
                recipes::train_tokenizer);
   add_tokenize(app);
-  add_run_verb(app, status, "benchmark", "time training steps of one rank of a published layout",
-               recipes::benchmark);
+  add_benchmark(app, status);
   add_launch(app, status);
   add_help(app);
 }

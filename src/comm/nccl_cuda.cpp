@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <exception>
 #include <mutex>
 #include <thread>
 
@@ -48,10 +49,14 @@ class Nccl final : public Transport {
     config.blocking = 0;  // a rank that does not come is noticed instead of waited for
     check(ncclCommInitRankConfig(&comm_, size_, id, rank_, &config), "ncclCommInitRank");
   }
-  // What is under way when all went well is waited for; after a fault the process ends.
+  // What is under way is waited for, unless a fault ends the process.
   ~Nccl() override {
     if (!comm_) return;
-    if (ncclCommFinalize(comm_) == ncclSuccess || settled()) ncclCommDestroy(comm_);
+    const bool fault = std::uncaught_exceptions() > 0;
+    if (!fault && (ncclCommFinalize(comm_) == ncclSuccess || settled()))
+      ncclCommDestroy(comm_);
+    else
+      ncclCommAbort(comm_);
   }
 
   std::string compare(const Call&) override {

@@ -17,10 +17,17 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kLook{100};
 constexpr int kLooksABeat = 5;
-constexpr milliseconds kBetweenStates{1500};  // at least two beats of any rank that runs
-constexpr double kReaders = 3;                // seconds that a fault stays to be read
+// A rank that runs beats within this time, also on a machine with too much to do.
+constexpr milliseconds kBeatOfTheLiving{4000};
+constexpr double kReaders = 3;  // seconds that a fault stays to be read
 // The main thread, having said what went wrong, is given this long to end the process.
 constexpr int kLooksToEnd = 100;
+
+bool all_beat(const std::vector<RankState>& before, const std::vector<RankState>& now) {
+  for (size_t r = 0; r < now.size(); ++r)
+    if (now[r].beat == before[r].beat && now[r].left.empty()) return false;
+  return true;
+}
 
 std::string key_of_state(int rank) { return "state/" + std::to_string(rank); }
 
@@ -70,7 +77,8 @@ void Watch::run() {
       }
       if (!fault || failing_.exchange(true)) continue;
       const auto j = nlohmann::json::parse(*fault);
-      end_process(heard({j.at("rank"), j.at("message")}));
+      if (j.at("in_call").get<bool>()) write_last_calls();
+      end_process(heard({j.at("rank"), j.at("message"), j.at("in_call")}));
     } catch (const std::exception& e) {
       if (!failing_.exchange(true)) end_process(e.what());
     }
@@ -118,12 +126,12 @@ std::vector<RankState> Watch::all_states() {
   return all;
 }
 
-Watch::Fault Watch::tell(const std::string& message) {
+Watch::Fault Watch::tell(const std::string& message, bool in_call) {
   const std::lock_guard lock(store_mutex_);
-  const nlohmann::json mine{{"rank", place_.rank}, {"message", message}};
+  const nlohmann::json mine{{"rank", place_.rank}, {"message", message}, {"in_call", in_call}};
   const auto stands = nlohmann::json::parse(
       store_->offer("fault", mine.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
-  return {stands.at("rank"), stands.at("message")};
+  return {stands.at("rank"), stands.at("message"), stands.at("in_call")};
 }
 
 std::string Watch::heard(const Fault& fault) const {
@@ -131,27 +139,31 @@ std::string Watch::heard(const Fault& fault) const {
   return fault.message + " (found by rank " + std::to_string(fault.rank) + ")";
 }
 
+void Watch::write_last_calls() const {
+  const auto lines = log_.lines();
+  log_warn(format("the last %zu calls of this rank:", lines.size()));
+  for (const std::string& line : lines) log_warn(line);
+}
+
 // The last calls to the log, and one line: what another rank found, or what this one finds.
 std::string Watch::describe(int group, const std::string& error) {
-  const auto lines = log_.lines();
-  log_warn(format("%s has failed: %s. The last %zu calls of this rank:",
-                  log_.current(group).c_str(), error.c_str(), lines.size()));
-  for (const std::string& line : lines) log_warn(line);
+  log_warn(log_.current(group) + " has failed: " + error);
+  write_last_calls();
   try {
     std::vector<RankState> before, now;
     {
       const std::lock_guard lock(store_mutex_);
       before = all_states();
     }
-    for (int i = 0; i < 3; ++i) {  // this rank's own beat goes on, whichever thread this is
-      std::this_thread::sleep_for(kBetweenStates / 3);
-      beat();
-    }
-    {
+    const auto end = std::chrono::steady_clock::now() + kBeatOfTheLiving;
+    do {
+      std::this_thread::sleep_for(kLook * kLooksABeat);
+      beat();  // this rank's own goes on, whichever thread this is
       const std::lock_guard lock(store_mutex_);
       now = all_states();
-    }
-    return heard(tell(who_waits_for_whom(place_.rank, before, now) + " (" + error + ")"));
+    } while (!all_beat(before, now) && std::chrono::steady_clock::now() < end);
+    return heard(tell(who_waits_for_whom(place_.rank, before, now) + " (" + error + ")",
+                      /*in_call=*/true));
   } catch (const std::exception& e) {
     return log_.current(group) + " has failed: " + error + "; " + e.what();
   }
@@ -171,7 +183,8 @@ void Watch::fail(const std::string& message) noexcept try {
   if (failing_.exchange(true)) return;
   report(Report::failed, message);
   tell(format("rank %d (%s, pid %d) has failed: %s", place_.rank, host_.c_str(),
-              static_cast<int>(::getpid()), message.c_str()));
+              static_cast<int>(::getpid()), message.c_str()),
+       /*in_call=*/false);
   wait_for_readers();
 } catch (const std::exception&) {  // no store, no listeners: the message is on its way to main()
 }

@@ -34,8 +34,8 @@ class Watch {
   Watch& operator=(const Watch&) = delete;
 
   // A call of this rank has failed (`error`) or timed out. Writes the last calls to the log, finds
-  // out who waits for whom (1.5 s), tells all ranks, and throws RankLost with one line that does
-  // so too. If another rank has told of a fault before, that one is thrown instead.
+  // out who waits for whom (up to 4 s), tells all ranks, and throws RankLost with one line that
+  // does so too. If another rank has told of a fault before, that one is thrown instead.
   [[noreturn]] void fail_call(int group, const std::string& error);
   // This rank fails by itself; the others end within a second and say so. Never throws. Nothing
   // after fail_call().
@@ -53,6 +53,7 @@ class Watch {
   struct Fault {
     int rank = 0;
     std::string message;
+    bool in_call = false;  // a call failed: all ranks write their last calls down
   };
   void run();
   void beat();
@@ -60,7 +61,8 @@ class Watch {
   RankState state() const;
   std::string describe(int group, const std::string& error);
   std::vector<RankState> all_states();
-  Fault tell(const std::string& message);
+  Fault tell(const std::string& message, bool in_call);
+  void write_last_calls() const;
   std::string heard(const Fault& fault) const;
   void wait_for_readers() noexcept;
 

@@ -7,8 +7,8 @@
 namespace conclave::data {
 
 PackedDataset::PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t seq_len,
-                             int32_t pad, std::optional<uint64_t> shuffle_seed, Documents documents)
-    : text_(std::move(text)), seq_len_(seq_len), pad_(pad), documents_(documents) {
+                             std::optional<uint64_t> shuffle_seed, Documents documents)
+    : text_(std::move(text)), seq_len_(seq_len), documents_(documents) {
   TORCH_CHECK(seq_len >= 1, "seq_len: expected at least 1, got ", seq_len);
   const int64_t docs = text_->docs();
   order_.resize(docs);
@@ -22,13 +22,15 @@ PackedDataset::PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t 
   for (int64_t d : order_)
     starts_.push_back(starts_.back() + text_->doc_offsets[d + 1] - text_->doc_offsets[d]);
   rows_ = (text_->tokens() + seq_len_ - 1) / seq_len_;
+  if (documents_ == Documents::joined && rows_ > 1) rows_ = text_->tokens() / seq_len_;
   // Not scored are the last tokens of documents, or of the stream; count them by the row they are
   // in.
   scored_before_.assign(rows_ + 1, 0);
   for (int64_t d = 0; d < docs; ++d)
     if (starts_[d + 1] > starts_[d] &&
         (documents_ == Documents::separate || starts_[d + 1] == text_->tokens()))
-      --scored_before_[(starts_[d + 1] - 1) / seq_len_ + 1];
+      if (const int64_t row = (starts_[d + 1] - 1) / seq_len_; row < rows_)
+        --scored_before_[row + 1];
   for (int64_t i = 0; i < rows_; ++i)
     scored_before_[i + 1] += scored_before_[i] + std::min(seq_len_, text_->tokens() - i * seq_len_);
 }
@@ -64,12 +66,6 @@ PackedRow PackedDataset::row(int64_t i) const {
     at = stop;
   }
   if (documents_ == Documents::joined) join(row, end);
-  if (const int64_t filled = end - begin; filled < seq_len_) {
-    row.doc_starts.push_back(filled);
-    row.ids.resize(seq_len_, pad_);
-    row.labels.resize(seq_len_, kIgnoreLabel);
-    for (int64_t p = 0; p < seq_len_ - filled; ++p) row.positions.push_back(p);
-  }
   return row;
 }
 

@@ -22,18 +22,18 @@ enum class Documents {
 };
 
 struct PackedRow {
-  std::vector<int64_t> ids;  // [seq_len]
-  // [seq_len]: the token that follows in the same document, also where that one is the first of the
+  std::vector<int64_t> ids;  // [tokens]: seq_len, fewer in the last row
+  // [tokens]: the token that follows in the same document, also where that one is the first of the
   // next row; so each token but a document's first (joined: the stream's) is scored in exactly one
-  // row. kIgnoreLabel at a document's (joined: the stream's) last token and on padding.
+  // row. kIgnoreLabel at a document's (joined: the stream's) last token.
   std::vector<int64_t> labels;
-  std::vector<int64_t> positions;   // [seq_len]: place in its piece, 0 at each piece's start
+  std::vector<int64_t> positions;   // [tokens]: place in its piece, 0 at each piece's start
   std::vector<int64_t> doc_starts;  // where the pieces start: ascending, first 0
 };
 
 // Rows one after the other, in the form the model takes them.
 struct PackedBatch {
-  std::vector<int64_t> ids, labels, positions;  // [tokens] = rows · seq_len
+  std::vector<int64_t> ids, labels, positions;  // [tokens] of all rows
   std::vector<int64_t> doc_offsets;             // pieces + 1 ascending, first 0, last tokens
   std::vector<int64_t> row_offsets;             // rows + 1
   int64_t scored = 0;                           // labels that are not kIgnoreLabel
@@ -41,10 +41,11 @@ struct PackedBatch {
 
 class PackedDataset {
  public:
-  // seq_len ≥ 1. Without a shuffle_seed documents keep their order. The last row is filled up with
-  // `pad` (any token) as a piece of its own that is not scored, so that no token is lost and all
-  // rows are alike.
-  PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t seq_len, int32_t pad,
+  // seq_len ≥ 1. Without a shuffle_seed documents keep their order. The last row ends with the
+  // last token: padding would be routed to experts and counted among their loads. With joined
+  // documents a last row of fewer tokens is left out, unless it is the only one: all rows are
+  // alike.
+  PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t seq_len,
                 std::optional<uint64_t> shuffle_seed, Documents documents = Documents::separate);
 
   int64_t rows() const { return rows_; }
@@ -62,7 +63,6 @@ class PackedDataset {
 
   std::shared_ptr<const TokenizedText> text_;
   int64_t seq_len_, rows_;
-  int32_t pad_;
   Documents documents_;
   std::vector<int64_t> order_;          // documents in packed order
   std::vector<int64_t> starts_;         // docs + 1: where each of them starts in the joined stream

@@ -74,6 +74,11 @@ struct Pipe {
   CONCLAVE_DEVICE void step() {
     if (++stage == kStages) stage = 0, phase ^= 1;
   }
+  CONCLAVE_DEVICE void skip(int steps) {
+    stage += steps;
+    phase ^= stage / kStages & 1;
+    stage %= kStages;
+  }
 };
 
 struct Shared {

@@ -3,9 +3,9 @@
 //
 // The backward's blocks take every gridDim-th group of rows, read the next one while they work on
 // one, and keep Σ dy · x̂ of their columns in registers; a block adds its groups in fixed order,
-// kernels/reduce the blocks. Packs of 4 there: with 8 of bf16 half as many threads had room.
-// Nothing that is read ahead is looked at before its turn, positions neither: checking them at once
-// made every row wait for memory (with both, 0.70 of a copy at 32 heads of 128 on an H100).
+// kernels/reduce the blocks. It has some 20 operations an element: bf16 is taken apart two at a
+// time, and nothing that columns or rows share is done again (0.70 of a copy at 32 heads of 128 on
+// an H100 before). Packs of 4: with 8 half as many threads have room.
 #include <algorithm>
 
 #include "kernels/reduce.h"
@@ -27,12 +27,17 @@ struct Sides {
   }
 };
 
-// x̂ · weight as the norm by itself would store it.
+// x · r · weight as the norm by itself would store it.
 template <class T, int N>
-CONCLAVE_DEVICE void normed(acc_t<T> (&out)[N], const Pack<T, N>& x, acc_t<T> r, const T* weight) {
-  const Pack<T, N> w = load<N>(weight);
+CONCLAVE_DEVICE void normed(acc_t<T> (&x)[N], acc_t<T> r, const T* weight) {
+  acc_t<T> w[N];
+  widen(w, load<N>(weight));
 #pragma unroll
-  for (int n = 0; n < N; ++n) out[n] = rounded<T>(rounded<T>(wide(x.at[n]) * r) * wide(w.at[n]));
+  for (int n = 0; n < N; ++n) x[n] *= r;
+  round_to<T>(x);
+#pragma unroll
+  for (int n = 0; n < N; ++n) x[n] *= w[n];
+  round_to<T>(x);
 }
 
 template <class T, int N, int kLanes, int kPacks>
@@ -43,65 +48,72 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const HeadNormRotaryA
   const int64_t rows = at.tokens * at.heads,
                 row = static_cast<int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
   const bool active = row < rows;
-  // All reads are on their way before anything is looked at but the position.
-  int64_t token = 0, position = 0;
-  int head = 0;
-  if (active) {
-    split(row, at.heads, token, head);
-    position = at.positions[token];
-  }
   Sides<T, N> x[kPacks];
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    const int i = (p * kLanes + lane) * N;
-    if (active && i < half) x[p].read(at.x + row * at.dim, i, half);
-  }
-  const int64_t place = active ? checked_position(at, position) * half : 0;
-  Turn<N, A> turn[kPacks];
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    const int i = (p * kLanes + lane) * N;
-    if (active && i < half) turn[p].read(at.cos + place + i, at.sin + place + i);
-  }
   A squares = 0;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
-    if (!active || (p * kLanes + lane) * N >= half) continue;
+    const int i = (p * kLanes + lane) * N;
+    if (!active || i >= half) continue;
+    x[p].read(at.x + row * at.dim, i, half);
+    A u[N], v[N];
+    widen(u, x[p].a);
+    widen(v, x[p].b);
 #pragma unroll
-    for (int n = 0; n < N; ++n)
-      squares += wide(x[p].a.at[n]) * wide(x[p].a.at[n]) + wide(x[p].b.at[n]) * wide(x[p].b.at[n]);
+    for (int n = 0; n < N; ++n) squares += u[n] * u[n] + v[n] * v[n];
   }
   squares = sum_of_lanes<kLanes>(squares);
   if (!active) return;
   const A r = a.from_rstd ? a.rstd[row] : A(1) / sqrt(squares / A(at.dim) + A(a.eps));
   if (!a.from_rstd && lane == 0) a.rstd[row] = r;
+  int64_t token;
+  int head;
+  split(row, at.heads, token, head);
+  const int64_t place = position_of(at, token) * half;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     const int i = (p * kLanes + lane) * N;
     if (i >= half) continue;
     A u[N], v[N];
-    normed(u, x[p].a, r, a.weight + i);
-    normed(v, x[p].b, r, a.weight + half + i);
-    rotate<N>(u, v, turn[p], A(1));
+    widen(u, x[p].a);
+    widen(v, x[p].b);
+    normed(u, r, a.weight + i);
+    normed(v, r, a.weight + half + i);
+    rotate<N>(u, v, at.cos + place + i, at.sin + place + i, A(1));
     store(at.y + row * at.dim + i, narrow<T>(u));
     store(at.y + row * at.dim + half + i, narrow<T>(v));
   }
 }
 
-// dx of N elements with g their gradient behind the norm; adds to Σ g · x̂.
+// N elements of a row on one side of its pairs, in the backward: g their gradient behind the norm.
 template <class T, int N>
-CONCLAVE_DEVICE void backward_pack(T* dx, const acc_t<T> (&g)[N], const Pack<T, N>& x, acc_t<T> r,
-                                   acc_t<T> mean, const T* weight, acc_t<T> (&dweight)[N]) {
-  const Pack<T, N> w = load<N>(weight);
-  acc_t<T> out[N];
+struct Side {
+  using A = acc_t<T>;
+  A weighted[N], normal[N];  // g · weight, x · rstd
+
+  // Adds to Σ g · x̂; gives Σ g · weight · x · rstd.
+  CONCLAVE_DEVICE A begin(const A (&g)[N], const Pack<T, N>& x, const Pack<T, N>& weight, A r,
+                          A (&dweight)[N]) {
+    A w[N], rounded[N], dot = 0;
+    widen(normal, x);
+    widen(w, weight);
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
-    const acc_t<T> normal = wide(x.at[n]) * r;
-    out[n] = (g[n] * wide(w.at[n]) - normal * mean) * r;
-    dweight[n] += g[n] * rounded<T>(normal);
+    for (int n = 0; n < N; ++n) rounded[n] = normal[n] *= r;
+    round_to<T>(rounded);
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      dweight[n] += g[n] * rounded[n];
+      weighted[n] = g[n] * w[n];
+      dot += weighted[n] * normal[n];
+    }
+    return dot;
   }
-  store(dx, narrow<T>(out));
-}
+  CONCLAVE_DEVICE void end(T* dx, A r, A mean) {
+    A out[N];
+#pragma unroll
+    for (int n = 0; n < N; ++n) out[n] = (weighted[n] - normal[n] * mean) * r;
+    store(dx, narrow<T>(out));
+  }
+};
 
 // What a lane reads of one row; the next row's is on its way while one is worked on.
 template <class T, int N, int kPacks>
@@ -111,7 +123,8 @@ struct Row {
   int64_t position;
 
   template <int kLanes>
-  CONCLAVE_DEVICE void read(const T* dy, const HeadNormRotaryArgs<T>& a, int64_t row, int lane) {
+  CONCLAVE_DEVICE void read(const T* dy, const HeadNormRotaryArgs<T>& a, int64_t row, int64_t token,
+                            int lane) {
     const RotaryArgs<T>& at = a.rotary;
     const int half = at.dim / 2;
 #pragma unroll
@@ -122,9 +135,6 @@ struct Row {
       x[p].read(at.x + row * at.dim, i, half);
     }
     rstd = a.rstd[row];
-    int64_t token;
-    int head;
-    split(row, at.heads, token, head);
     position = at.positions[token];
   }
 };
@@ -138,43 +148,58 @@ __global__ void __launch_bounds__(kThreads, kPacks == 1 ? kResident : 1)
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes, half = at.dim / 2;
   const int64_t rows = at.tokens * at.heads, step = static_cast<int64_t>(gridDim.x) * kGroups;
   A dweight_a[kPacks][N] = {}, dweight_b[kPacks][N] = {};
+  Sides<T, N> weight[kPacks];
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int i = (p * kLanes + lane) * N;
+    if (i < half) weight[p].read(a.weight, i, half);
+  }
   int64_t row = static_cast<int64_t>(blockIdx.x) * kGroups + group;
+  // The token of the row that is read next, and what comes on top of it by a step: no division a
+  // row.
+  int64_t token, tokens_a_step;
+  int head, heads_a_step;
+  split(row, at.heads, token, head);
+  split(step, at.heads, tokens_a_step, heads_a_step);
   Row<T, N, kPacks> next;
-  if (row < rows) next.template read<kLanes>(dy, a, row, lane);
+  auto read = [&](int64_t row) {
+    if (row >= rows) return;
+    next.template read<kLanes>(dy, a, row, token, lane);
+    token += tokens_a_step;
+    head += heads_a_step;
+    if (head >= at.heads) head -= at.heads, ++token;
+  };
+  read(row);
   // The same number of turns for all threads.
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * kGroups; first < rows;
        first += step, row += step) {
     const bool active = row < rows;
     const Row<T, N, kPacks> now = next;
-    if (row + step < rows) next.template read<kLanes>(dy, a, row + step, lane);
-    A u[kPacks][N], v[kPacks][N], dot = 0;
+    read(row + step);
+    Side<T, N> side_a[kPacks], side_b[kPacks];
+    A dot = 0;
     if (active) {
       const int64_t place = checked_position(at, now.position) * half;
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
         const int i = (p * kLanes + lane) * N;
         if (i >= half) continue;
-#pragma unroll
-        for (int n = 0; n < N; ++n)
-          u[p][n] = wide(now.g[p].a.at[n]), v[p][n] = wide(now.g[p].b.at[n]);
-        rotate<N>(u[p], v[p], at.cos + place + i, at.sin + place + i, A(-1));
-        const Pack<T, N> wa = load<N>(a.weight + i), wb = load<N>(a.weight + half + i);
-#pragma unroll
-        for (int n = 0; n < N; ++n)
-          dot += u[p][n] * wide(wa.at[n]) * wide(now.x[p].a.at[n]) +
-                 v[p][n] * wide(wb.at[n]) * wide(now.x[p].b.at[n]);
+        A u[N], v[N];
+        widen(u, now.g[p].a);
+        widen(v, now.g[p].b);
+        rotate<N>(u, v, at.cos + place + i, at.sin + place + i, A(-1));
+        dot += side_a[p].begin(u, now.x[p].a, weight[p].a, now.rstd, dweight_a[p]);
+        dot += side_b[p].begin(v, now.x[p].b, weight[p].b, now.rstd, dweight_b[p]);
       }
     }
-    dot = sum_of_lanes<kLanes>(dot);
+    const A mean = sum_of_lanes<kLanes>(dot) / A(at.dim);
     if (!active) continue;
-    const A r = now.rstd, mean = dot * r / A(at.dim);
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const int i = (p * kLanes + lane) * N;
       if (i >= half) continue;
-      T* to = dx + row * at.dim + i;
-      backward_pack(to, u[p], now.x[p].a, r, mean, a.weight + i, dweight_a[p]);
-      backward_pack(to + half, v[p], now.x[p].b, r, mean, a.weight + half + i, dweight_b[p]);
+      side_a[p].end(dx + row * at.dim + i, now.rstd, mean);
+      side_b[p].end(dx + row * at.dim + half + i, now.rstd, mean);
     }
   }
   // A warp's groups by exchange, then the warps one after the other.

@@ -101,10 +101,32 @@ CONCLAVE_DEVICE Pack<T, N> narrow(const acc_t<T> (&x)[N]) {
   return pack;
 }
 
+// A pack's elements in what they are computed in; two of bf16 by an operation each on their word.
+template <class T, int N>
+CONCLAVE_DEVICE void widen(acc_t<T> (&out)[N], const Pack<T, N>& pack) {
+  if constexpr (std::is_same_v<T, bf16> && N % 2 == 0) {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      uint32_t two;
+      memcpy(&two, &pack.at[i], sizeof(two));
+      out[i] = __uint_as_float(two << 16);
+      out[i + 1] = __uint_as_float(two & 0xffff0000u);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) out[i] = wide(pack.at[i]);
+  }
+}
+
 // What x becomes when it is stored as T and loaded again.
 template <class T>
 CONCLAVE_DEVICE acc_t<T> rounded(acc_t<T> x) {
   return wide(narrow<T>(x));
+}
+
+template <class T, int N>
+CONCLAVE_DEVICE void round_to(acc_t<T> (&x)[N]) {
+  if constexpr (!std::is_same_v<T, acc_t<T>>) widen(x, narrow<T>(x));
 }
 
 // row and column of place i in rows of `columns`. Most indices fit 32 bits, where division is

@@ -21,6 +21,12 @@ CONCLAVE_DEVICE void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// A barrier of n threads, whole warps; numbers from 1 on (9.7.13.1).
+template <int number, int n>
+CONCLAVE_DEVICE void barrier() {
+  asm volatile("bar.sync %0, %1;" ::"n"(number), "n"(n) : "memory");
+}
+
 // --- mbarrier (9.7.13.15)
 CONCLAVE_DEVICE void mbarrier_init(uint32_t b, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(b), "r"(arrivals));

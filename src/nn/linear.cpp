@@ -16,12 +16,13 @@ Value linear(Tape& tape, const Value& x, Weight& w, Weight* bias, const char* te
   Part part("projections");
   Saved saved = tape.save(x);
   auto forward = [&w, bias](const at::Tensor& x) {
-    at::Tensor y = ops::linear(x, w.data());
-    if (bias) y.add_(bias->data());
-    return y;
+    return ops::linear(x, w.data(), bias ? bias->data() : at::Tensor());
   };
   Value y = tape.record(forward(x.data), [=, id = x.id, &w](Tape& tape, const at::Tensor& dy) {
-    tape.add_grad(id, ops::linear_backward_input(dy, w.data()));
+    if (at::Tensor* sum = tape.own_sum(id))
+      ops::linear_backward_input_(*sum, dy, w.data());
+    else
+      tape.add_grad(id, ops::linear_backward_input(dy, w.data()), /*own=*/true);
     tape.later([=, &w] {
       ops::linear_backward_weight_(w.grad(), dy, saved.get());
       if (bias) ops::column_sum_(bias->grad(), dy);

@@ -109,7 +109,10 @@ Routed route(Tape& tape, const Value& x, Weight& w, const Rows& rows, const Rout
     at::Tensor dlogits =
         ops::route_backward(dweights, losses.balance(logits, ids).dprobs, logits, ids, selection);
     if (losses.z != 0) dlogits.add_(ops::z_loss(logits, losses.z).dlogits);
-    tape.add_grad(id, ops::wide_linear_backward_input(dlogits, w.data()));
+    if (at::Tensor* sum = tape.own_sum(id))
+      ops::wide_linear_backward_input_(*sum, dlogits, w.data());
+    else
+      tape.add_grad(id, ops::wide_linear_backward_input(dlogits, w.data()), /*own=*/true);
     tape.later([=, &w] {
       ops::wide_linear_backward_weight_(w.grad(), dlogits, saved.get());
       if (bias) ops::column_sum_(bias->grad(), dlogits);

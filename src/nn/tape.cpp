@@ -48,18 +48,28 @@ Saved Tape::save(const std::string& tensor_class, const at::Tensor& t) {
   return Saved(t);
 }
 
-void Tape::add_grad(int id, const at::Tensor& g) {
+void Tape::add_grad(int id, const at::Tensor& g, bool own) {
   if (id < 0 || !g.defined()) return;
-  at::Tensor& sum = grads_.at(static_cast<size_t>(id));
-  sum = sum.defined() ? at::add(sum, g) : g;
+  Grad& to = grads_.at(static_cast<size_t>(id));
+  if (!to.sum.defined())
+    to = {g, own};
+  else if (to.own)
+    to.sum.add_(g);
+  else
+    to = {at::add(to.sum, g), true};
+}
+
+at::Tensor* Tape::own_sum(int id) {
+  if (id < 0) return nullptr;
+  Grad& at = grads_.at(static_cast<size_t>(id));
+  return at.sum.defined() && at.own ? &at.sum : nullptr;
 }
 
 void Tape::run_backward() {
   for (; !steps_.empty(); steps_.pop_back()) {
     Step& step = steps_.back();
     Part part(step.part);
-    if (at::Tensor g = std::exchange(grads_[static_cast<size_t>(step.id)], {}); g.defined())
-      step.backward(*this, g);
+    if (at::Tensor g = take_sum(step.id); g.defined()) step.backward(*this, g);
   }
 }
 

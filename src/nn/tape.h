@@ -66,14 +66,21 @@ class Tape {
   // `t` is kept by another tape of the same micro-batch, which accounts for it.
   void counted_elsewhere(const at::Tensor& t) { counted_.insert(t.storage().data()); }
 
-  void add_grad(int id, const at::Tensor& g);
+  // `own`: nobody else has g, so what comes after may be added in place.
+  void add_grad(int id, const at::Tensor& g, bool own = false);
+  // What reached a slot so far, taken: for a closure whose op adds it to what it brings itself.
+  at::Tensor take_sum(int id) {
+    return id < 0 ? at::Tensor() : std::exchange(grads_.at(static_cast<size_t>(id)).sum, {});
+  }
+  // The same, left there, for an op that adds to it in place; null where that must not be.
+  at::Tensor* own_sum(int id);
   void later(std::function<void()> weight_gradient) {
     weight_gradients_.push_back({std::move(weight_gradient), Part::current()});
   }
 
   // Adds `seed` to the gradient of v; several outputs of a tape are seeded one by one before
   // run_backward().
-  void seed(const Value& v, const at::Tensor& seed) { add_grad(v.id, seed); }
+  void seed(const Value& v, const at::Tensor& seed, bool own = false) { add_grad(v.id, seed, own); }
   // Runs the closures in reverse; each is freed, with all it saved, as soon as it ran.
   void run_backward();
   // Runs the weight-gradient tasks, in the order in which the backward left them.
@@ -82,7 +89,7 @@ class Tape {
   // The gradient that reached an input, undefined if none did; taken, so the tape no longer holds
   // it.
   at::Tensor take_grad(const Value& v) {
-    return std::exchange(grads_.at(static_cast<size_t>(v.id)), {});
+    return std::exchange(grads_.at(static_cast<size_t>(v.id)).sum, {});
   }
 
   // Bytes kept, by tensor class; each storage once. Inputs of the tape count under their class,
@@ -93,7 +100,11 @@ class Tape {
   int next_id();
   bool recording_;
   std::set<std::string> recompute_;
-  std::vector<at::Tensor> grads_;
+  struct Grad {
+    at::Tensor sum;
+    bool own = false;
+  };
+  std::vector<Grad> grads_;
   // Each with the part of the step that it was recorded in, for the table of time by part.
   struct Step {
     int id;

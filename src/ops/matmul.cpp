@@ -148,16 +148,21 @@ std::vector<int64_t> expert_ends(const at::Tensor& offsets, int64_t experts, int
   return {o, o + experts + 1};
 }
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& w) {
+at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias) {
   TORCH_CHECK(x.dim() == 2 && w.dim() == 2, "linear: expected x [tokens, in] and w [out, in], got ",
               x.sizes(), " and ", w.sizes());
   const int64_t tokens = x.size(0), in = x.size(1), out = w.size(0);
   CHECK_SHAPE(x, tokens, in);
   CHECK_SHAPE(w, out, in);
   CHECK_DTYPE(w, x.scalar_type());
+  if (bias.defined()) {
+    CHECK_SHAPE(bias, out);
+    CHECK_DTYPE(bias, x.scalar_type());
+  }
   if constexpr (kCudaBuild)
-    if (x.is_cuda()) return cuda::linear(x, w);
-  return rows_times_weights(x, w, true, 1, in, out, {0, tokens});
+    if (x.is_cuda()) return cuda::linear(x, w, bias);
+  at::Tensor y = rows_times_weights(x, w, true, 1, in, out, {0, tokens});
+  return bias.defined() ? y.add_(bias) : y;
 }
 
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
@@ -171,6 +176,15 @@ at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
   if constexpr (kCudaBuild)
     if (dy.is_cuda()) return cuda::linear_backward_input(dy, w);
   return rows_times_weights(dy, w, false, 1, out, in, {0, tokens});
+}
+
+void linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w) {
+  const int64_t tokens = dy.size(0), in = w.size(1);
+  CHECK_SHAPE(dx, tokens, in);
+  CHECK_DTYPE(dx, dy.scalar_type());
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda()) return cuda::linear_backward_input_(dx, dy, w);
+  dx.add_(linear_backward_input(dy, w));
 }
 
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {
@@ -197,6 +211,13 @@ at::Tensor wide_linear_backward_input(const at::Tensor& dy, const at::Tensor& w)
     if (dy.is_cuda() && w.scalar_type() == at::kBFloat16)
       return cuda::wide_linear_backward_input(dy, w);
   return linear_backward_input(dy, widened(w)).to(w.scalar_type());
+}
+
+void wide_linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w) {
+  if constexpr (kCudaBuild)
+    if (dy.is_cuda() && w.scalar_type() == at::kBFloat16)
+      return cuda::wide_linear_backward_input_(dx, dy, w);
+  dx.add_(wide_linear_backward_input(dy, w));
 }
 
 void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {

@@ -6,11 +6,13 @@
 
 namespace conclave::ops {
 
-// y [tokens, out] = x [tokens, in] · wᵀ, w [out, in]. fp32, fp64, or bf16 with fp32 accumulation.
-// Any tokens, also 0.
-at::Tensor linear(const at::Tensor& x, const at::Tensor& w);
+// y [tokens, out] = x [tokens, in] · wᵀ (+ bias [out]), w [out, in]. fp32, fp64, or bf16 with fp32
+// accumulation. Any tokens, also 0.
+at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias = {});
 // dx [tokens, in] = dy [tokens, out] · w.
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w);
+// dx += dy · w.
+void linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w);
 // dw [out, in] += dyᵀ · x; dw is fp32 or wider (fp32 for bf16 operands; on CUDA bf16 too).
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x);
 
@@ -20,6 +22,8 @@ void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tens
 at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& w);  // [tokens, out], fp32 or wider
 at::Tensor wide_linear_backward_input(const at::Tensor& dy,
                                       const at::Tensor& w);  // [tokens, in], dtype of w
+void wide_linear_backward_input_(at::Tensor dx, const at::Tensor& dy,
+                                 const at::Tensor& w);  // dx += it
 void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x);
 
 // sum [out] += Σ over tokens of dy [tokens, out], in fp32 or wider and in fixed order: the gradient

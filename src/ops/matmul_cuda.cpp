@@ -7,10 +7,16 @@
 
 namespace conclave::ops::cuda {
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& w) { return at::mm(x, w.t()); }
+at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias) {
+  return bias.defined() ? at::addmm(bias, x, w.t()) : at::mm(x, w.t());
+}
 
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
   return at::mm(dy, w);
+}
+
+void linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w) {
+  if (dy.size(0) > 0) dx.addmm_(dy, w);
 }
 
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {
@@ -41,6 +47,11 @@ at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& w) {
 at::Tensor wide_linear_backward_input(const at::Tensor& dy, const at::Tensor& w) {
   const auto [high, low] = parts_of(dy);
   return at::mm(at::cat({high, low}, 1), at::cat({w, w}));  // one sum, rounded once
+}
+
+void wide_linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w) {
+  const auto [high, low] = parts_of(dy);
+  if (dy.size(0) > 0) dx.addmm_(at::cat({high, low}, 1), at::cat({w, w}));
 }
 
 void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x) {

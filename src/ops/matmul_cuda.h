@@ -12,7 +12,8 @@
 
 namespace conclave::ops::cuda {
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& w);
+at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias);
+void linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w);
 at::Tensor linear_backward_input(const at::Tensor& dy, const at::Tensor& w);
 // dw of the operands' type or of fp32, here and below.
 void linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x);
@@ -21,6 +22,7 @@ void column_sum_(at::Tensor sum, const at::Tensor& dy);
 // bf16 x and w.
 at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& w);
 at::Tensor wide_linear_backward_input(const at::Tensor& dy, const at::Tensor& w);
+void wide_linear_backward_input_(at::Tensor dx, const at::Tensor& dy, const at::Tensor& w);
 void wide_linear_backward_weight_(at::Tensor dw, const at::Tensor& dy, const at::Tensor& x);
 
 // offsets [experts + 1] int32 on the device. Results from rows offsets[experts] on are not written.

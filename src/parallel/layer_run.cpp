@@ -153,11 +153,12 @@ void LayerRun::backward(SegmentKind kind, at::Tensor& dhidden) {
       drouting_ = dispatcher_.combine_weights(layout_, std::exchange(dweights_, {}));
       break;
     case SegmentKind::route:
-      route_.seed(routed_.x, std::exchange(dx_, {}));
+      route_.seed(route_in_, std::exchange(dh_, {}));  // to be added where the norm's comes
+      route_.seed(routed_.x, std::exchange(dx_, {}), /*own=*/true);
       if (layer_.block->has_shared_expert()) route_.seed(routed_.x, shared_.take_grad(shared_in_));
       route_.seed(routed_.weights, std::exchange(drouting_, {}));
       finish_tape(route_, options_);
-      dhidden = std::exchange(dh_, {}).add(route_.take_grad(route_in_));
+      dhidden = route_.take_grad(route_in_);
       break;
     case SegmentKind::mix:
       mix_.seed(mix_out_, std::exchange(dhidden, {}));

@@ -157,7 +157,8 @@ struct GpuTracer::State {
 
 GpuTracer::GpuTracer() : state_(std::make_unique<State>()) {
   recording = &state_->records;
-  check(cuptiActivityRegisterCallbacks(give_buffer, take_buffer), "cuptiActivityRegisterCallbacks");
+  static const CUptiResult registered = cuptiActivityRegisterCallbacks(give_buffer, take_buffer);
+  check(registered, "cuptiActivityRegisterCallbacks");
   c10::cuda::device_synchronize();
   for (auto kind : kKinds) check(cuptiActivityEnable(kind), "cuptiActivityEnable");
   observe_parts(this);

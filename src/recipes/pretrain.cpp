@@ -21,6 +21,7 @@
 #include "recipes/model_io.h"
 #include "recipes/pretrain_config.h"
 #include "recipes/pretrain_gpu.h"
+#include "recipes/ranks.h"
 #include "recipes/shape.h"
 #include "recipes/threads.h"
 #include "train/loop.h"
@@ -47,10 +48,8 @@ Data read_data(const PretrainConfig& c, const ConfigSource& source,
   auto corpus = data::tokenize_corpus(c.data.text, tokenizer, c.data.eos, c.data.cache);
   const auto documents =
       c.data.documents == "joined" ? data::Documents::joined : data::Documents::separate;
-  data::PackedDataset train(corpus.train, c.data.seq_len, corpus.eos, static_cast<uint64_t>(c.seed),
-                            documents);
-  data::PackedDataset validation(corpus.validation, c.data.seq_len, corpus.eos, std::nullopt,
-                                 documents);
+  data::PackedDataset train(corpus.train, c.data.seq_len, static_cast<uint64_t>(c.seed), documents);
+  data::PackedDataset validation(corpus.validation, c.data.seq_len, std::nullopt, documents);
   log_info(format(
       "training on %s tokens (%s, %lld documents), validating on %s tokens (%s, %lld documents)",
       human_count(static_cast<double>(corpus.train->tokens())).c_str(),
@@ -170,9 +169,45 @@ bool is_finished(const std::string& output, int64_t step) {
   return summary.value("finished", false) && summary.value("steps", int64_t{-1}) == step;
 }
 
-}  // namespace
+// The data of all ranks of a host: rank 0 tokenizes, the others find it done.
+Data read_data_on(comm::World* world, const PretrainConfig& c, const ConfigSource& source,
+                  const std::string& tokenizer_folder, int64_t vocab) {
+  if (!world) return read_data(c, source, tokenizer_folder, vocab);
+  std::optional<Data> mine;
+  world->of_rank_zero("tokenized text", [&] {
+    mine.emplace(read_data(c, source, tokenizer_folder, vocab));
+    return std::string("there");
+  });
+  if (!mine) mine.emplace(read_data(c, source, tokenizer_folder, vocab));
+  return std::move(*mine);
+}
 
-int pretrain(const std::string& config_path, const std::vector<std::string>& sets, bool dry_run) {
+// How the ranks share the work, or why they cannot.
+comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
+                           const nn::Decoder& decoder, const comm::World* world) {
+  int64_t experts = 0;
+  for (const auto& layer : decoder.layers) experts = std::max(experts, layer.facts.experts);
+  const comm::LayoutFacts facts{.world = world ? world->world() : 1,
+                                .ranks_per_node = world ? world->place().local_world : 1,
+                                .experts = experts};
+  const comm::RankLayout layout =
+      comm::make_layout(c.parallel, facts, [&](const std::string& key, const std::string& what) {
+        return source.error("parallel." + key, what);
+      });
+  if (c.batch.rows % facts.world != 0)
+    throw source.error(
+        "batch.rows",
+        format("expected a multiple of %d, the number of ranks, as "
+               "%lld is; got %lld",
+               facts.world, static_cast<long long>((c.batch.rows / facts.world + 1) * facts.world),
+               static_cast<long long>(c.batch.rows)));
+  if (world && c.cuda_graph)
+    throw source.error("cuda_graph", "is for one rank; leave it out with several");
+  return layout;
+}
+
+int pretrain_here(const std::string& config_path, const std::vector<std::string>& sets,
+                  bool dry_run, comm::World* world) {
   const auto config = read_config<PretrainConfig>(config_path, sets, "pretrain");
   const PretrainConfig& c = config.value;
   const ConfigSource& source = config.source;
@@ -188,18 +223,26 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
                        .mtp = choice.mtp_weight != 0};
   if (c.model.bias_update_rate)
     check_bias_update(source, describe_model(choice.config, choice.from, options));
-  const at::Device device = options.device = choose_device(c.device, source.location("device"));
-  check_dtype_on(device, dtype, source.location("dtype"));
+  const at::Device device = options.device =
+      choose_device(c.device, source.location("device"), dtype);
   if (c.cuda_graph && !device.is_cuda())
     throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
   if (dry_run) return print_dry_run(c, choice, device, config_path);
 
   install_stop_handlers();
+  options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options), world);
+  options.dispatcher = c.parallel.dispatcher;
+  options.ranks = world;
+  if (world) {
+    options.device = settle(*world, device);
+    log_info("layout: " + options.layout.text());
+  }
   const plan::ModelShape shape = shape_of(describe_model(choice.config, choice.from, options));
   if (device.is_cuda()) prepare_gpu(c, forecast(c, shape, device, 0));
-  const std::string resume = resume_from(c, source);
+  const auto find_resume = [&] { return resume_from(c, source); };
+  const std::string resume = world ? world->of_rank_zero("checkpoint", find_resume) : find_resume();
   Model m = make_model(choice.config, choice.from, options);
-  Data d = read_data(c, source, choice.tokenizer_folder, m.decoder->vocab);
+  Data d = read_data_on(world, c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
   nlohmann::json config_to_save = saved_config(m.config, *m.decoder, dtype);
   config_to_save["eos_token_id"] = d.corpus.eos;
@@ -228,10 +271,13 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
   const plan::MemoryForecast memory = forecast(
       c, shape, device,
       data_bytes(*d.corpus.train, d.train) + data_bytes(*d.corpus.validation, d.validation));
-  log_info(format("memory%s: %s will be needed, %s are free", device.is_cuda() ? " of the GPU" : "",
-                  human_bytes(static_cast<double>(memory.total())).c_str(),
-                  human_bytes(static_cast<double>(free_memory(device))).c_str()));
-  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last));
+  if (!world)  // a forecast of ranks is the dry run's
+    log_info(format("memory%s: %s will be needed, %s are free",
+                    device.is_cuda() ? " of the GPU" : "",
+                    human_bytes(static_cast<double>(memory.total())).c_str(),
+                    human_bytes(static_cast<double>(free_memory(device))).c_str()));
+  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last),
+                               world ? m.groups.world.get() : nullptr);
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
   train::LoopConfig loop{.steps = c.steps,
                          .rows = c.batch.rows,
@@ -258,11 +304,21 @@ int pretrain(const std::string& config_path, const std::vector<std::string>& set
     contents.files = companions;
   };
   const auto result = train::run_loop(loop, parts, state);
+  if (world && world->rank() != 0) return result.stopped ? 75 : 0;
   auto summary = summary_of(c, d, state, result, memory);
   if (gpu) gpu->add_to(summary);
   write_file_atomic(c.output + "/summary.json", summary.dump(2) + "\n");
   print_summary(c, config_path, summary, folder.step_path(state.step).string());
   return result.stopped ? 75 : 0;
+}
+
+}  // namespace
+
+int pretrain(const std::string& config_path, const std::vector<std::string>& sets, bool dry_run) {
+  if (dry_run) return pretrain_here(config_path, sets, dry_run, nullptr);
+  return on_ranks(
+      [&] { return given(config_path, sets); },
+      [&](comm::World* world) { return pretrain_here(config_path, sets, dry_run, world); });
 }
 
 }  // namespace conclave::recipes

@@ -15,12 +15,13 @@ const char* environment(const char* name) { return std::getenv(name); }
 
 }  // namespace
 
-void settle(comm::World& world, at::Device device) {
+at::Device settle(comm::World& world, at::Device device) {
   world.use_device(device);
-  if (world.rank() != 0) return;
+  if (world.rank() != 0) return world.device();
   log_info(format("%d ranks, started by %s, talk through %s:", world.world(),
                   world.place().launcher.c_str(), world.transport().c_str()));
   for (const std::string& line : world.hosts()) log_info("  " + line);
+  return world.device();
 }
 
 int on_ranks(const std::function<std::string()>& same,

@@ -16,8 +16,8 @@ namespace conclave::recipes {
 int on_ranks(const std::function<std::string()>& same,
              const std::function<int(comm::World* world)>& body);
 
-// Puts the world on the device and says on rank 0 who is there.
-void settle(comm::World& world, at::Device device);
+// Puts the world on the device, says on rank 0 who is there, and returns this rank's device.
+at::Device settle(comm::World& world, at::Device device);
 
 // The file as text and the settings, a line each: what all ranks must have been given alike.
 std::string given(const std::string& config_path, const std::vector<std::string>& sets);

@@ -1,5 +1,6 @@
 #include "train/loop.h"
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -19,6 +20,7 @@
 #include "checkpoint/writer.h"
 #include "train/captured_step.h"
 #include "train/metrics.h"
+#include "train/shared_state.h"
 #include "train/step.h"
 
 namespace conclave::train {
@@ -30,18 +32,22 @@ class Loop {
       : config_(config),
         parts_(parts),
         state_(state),
-        metrics_(parts.folder.path().string(), state.step),
+        ranks_(parts.units.comm()),
+        rows_(config.rows / ranks_.size()),
         options_{.clip_norm = config.clip_norm,
                  .recompute = config.recompute,
                  .bias_rate = config.bias_rate,
                  .mtp_weight = config.mtp_weight},
         saved_step_(state.step) {
+    TORCH_CHECK(rows_ * ranks_.size() == config.rows, "loop: expected rows of a multiple of ",
+                ranks_.size(), " ranks, got ", config.rows);
+    if (ranks_.rank() == 0) metrics_.emplace(parts.folder.path().string(), state.step);
     if (config.cuda_graph)
       captured_.emplace(parts.decoder, parts.units, parts.dispatcher, parts.optimizer, options_);
   }
 
   LoopResult run() {
-    while (state_.step + in_flight() < config_.steps && !stop_requested()) {
+    while (state_.step + in_flight() < config_.steps && !is_stopped()) {
       std::optional<Launched> before = std::exchange(launched_, launch());
       if (before) finish(*before);
       // The CPU is done already. On a GPU the next step is launched first, unless what comes now
@@ -70,16 +76,24 @@ class Loop {
     StepFigures figures;
   };
   int64_t in_flight() const { return launched_ ? 1 : 0; }
+  // All ranks stop at the same step: when one of them was asked to.
+  bool is_stopped() {
+    if (ranks_.size() == 1) return stop_requested();
+    const at::Tensor asked = at::zeros({1}, at::kLong);
+    if (stop_requested()) asked.fill_(1);
+    ranks_.all_reduce(asked);
+    return asked.item<int64_t>() > 0;
+  }
   static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
   Launched launch() {
-    const int64_t first = state_.sample + in_flight() * config_.rows;
+    const int64_t first =
+        state_.sample + in_flight() * config_.rows + ranks_.rank() * rows_;  // of this rank's
     std::vector<parallel::Batch> batches;
-    for (int64_t done = 0; done < config_.rows; done += config_.micro_rows) {
-      const int64_t count = std::min(config_.micro_rows, config_.rows - done);
+    for (int64_t done = 0; done < rows_; done += config_.micro_rows) {
+      const int64_t count = std::min(config_.micro_rows, rows_ - done);
       batches.push_back(make_batch(parts_.train.batch(parts_.sampler.rows(first + done, count))));
     }
-    if (!launched_) step_timer_.restart();
     options_.lr = config_.lr(state_.step + in_flight() + 1);
     if (captured_) return {options_.lr, captured_->run(std::move(batches), options_.lr)};
     return {options_.lr, step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer,
@@ -90,17 +104,18 @@ class Loop {
     const Launched now = *std::exchange(launched_, std::nullopt);
     count(now);
     if (validating) run_validation();
-    metrics_.write(line_);
+    write_metrics();
   }
   void finish(const Launched& launched) {
     count(launched);
-    metrics_.write(line_);
+    write_metrics();
+  }
+  void write_metrics() {
+    if (metrics_) metrics_->write(line_);
   }
 
   void count(const Launched& launched) {
     const StepResult r = launched.figures.wait();
-    const double seconds = step_timer_.seconds();
-    step_timer_.restart();
     state_.step += 1;
     state_.sample += config_.rows;
     if (r.skipped) {
@@ -113,12 +128,16 @@ class Loop {
     }
     result_.tokens += r.scored;
     result_.last_loss = r.loss;
-    note(r, launched.lr, seconds);
+    note(r, launched.lr);
   }
 
-  void note(const StepResult& r, double lr, double seconds) {
-    const double rate = static_cast<double>(r.scored) / seconds;
-    rate_ = rate_ == 0 ? rate : 0.95 * rate_ + 0.05 * rate;
+  void note(const StepResult& r, double lr) {
+    // Times are smoothed, not rates: a step whose figures come right after those before it (the
+    // last before a validation was launched with the one before) would count for many.
+    const double rate = static_cast<double>(r.scored) / r.seconds,
+                 per_token = r.seconds / static_cast<double>(std::max<int64_t>(r.scored, 1));
+    seconds_per_token_ = rate_ == 0 ? per_token : 0.95 * seconds_per_token_ + 0.05 * per_token;
+    rate_ = 1 / seconds_per_token_;
     auto finite = [](double x) { return std::isfinite(x) ? nlohmann::json(x) : nlohmann::json(); };
     line_ = {{"step", state_.step},
              {"loss", finite(r.loss)},
@@ -127,7 +146,7 @@ class Loop {
              {"lr", lr},
              {"tokens", state_.tokens},
              {"max_load", r.max_load},
-             {"seconds", seconds},
+             {"seconds", r.seconds},
              {"tokens_per_second", rate},
              {"skipped", r.skipped}};
     if (config_.mtp_weight != 0) line_["mtp_loss"] = finite(r.mtp_loss);
@@ -155,7 +174,7 @@ class Loop {
   // No step was left to do: tells what a run that was killed after its last save would have told.
   void finish_the_dead() {
     parts_.folder.retire_old(state_.step);
-    result_.last_loss = metrics_.loss_before().value_or(0);
+    if (metrics_) result_.last_loss = metrics_->loss_before().value_or(0);
     if (parts_.validation && !result_.stopped)
       result_.last_validation = validate(parts_, config_.micro_rows);
   }
@@ -165,19 +184,33 @@ class Loop {
                       line_.contains("validation_loss") &&
                       result_.last_validation < state_.best_validation;
     if (best) state_.best_validation = result_.last_validation;
+    saved_step_ = state_.step;
+    if (ranks_.size() > 1) return save_shared(best);
     checkpoint::FolderContents contents = contents_of(parts_.units, parts_.optimizer, state_);
     parts_.complete(contents);
     writer_.submit(std::move(contents),
                    [this, step = state_.step, best](const checkpoint::FolderContents& c) {
                      parts_.folder.save(step, c, best);
                    });
-    saved_step_ = state_.step;
+  }
+
+  // By all ranks at once, which wait for it: they agree on each step of a save.
+  void save_shared(bool best) {
+    checkpoint::FolderContents beside;
+    parts_.complete(beside);
+    checkpoint::SharedContents contents =
+        shared_contents_of(parts_.units, parts_.optimizer, state_);
+    contents.config_json = std::move(beside.config_json);
+    contents.files = std::move(beside.files);
+    parts_.folder.save(state_.step, contents, best);
   }
 
   const LoopConfig& config_;
   Parts& parts_;
   TrainState& state_;
-  MetricsLog metrics_;
+  comm::Comm& ranks_;
+  const int64_t rows_;                 // of a step on this rank
+  std::optional<MetricsLog> metrics_;  // on rank 0
   checkpoint::BackgroundWriter writer_;
   StatusLine status_;
   LoopResult result_;
@@ -185,8 +218,8 @@ class Loop {
   StepOptions options_;
   std::optional<CapturedStep> captured_;
   std::optional<Launched> launched_;
-  Timer timer_, step_timer_;
-  double rate_ = 0;
+  Timer timer_;
+  double seconds_per_token_ = 0, rate_ = 0;
   int64_t saved_step_;
 };
 
@@ -204,17 +237,28 @@ parallel::Batch make_batch(const data::PackedBatch& packed) {
 }
 
 double validate(Parts& parts, int64_t micro_rows) {
+  comm::Comm& ranks = parts.units.comm();
   const int64_t rows = parts.validation->rows();
   at::Tensor loss_sum =
       at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(parts.units.device()));
   int64_t scored = 0;
-  for (int64_t first = 0; first < rows; first += micro_rows) {
-    std::vector<int64_t> chosen(static_cast<size_t>(std::min(micro_rows, rows - first)));
-    std::iota(chosen.begin(), chosen.end(), first);
-    const Evaluation e = evaluate(parts.decoder, parts.units, parts.dispatcher,
-                                  make_batch(parts.validation->batch(chosen)));
+  for (int64_t round = 0; round < rows; round += micro_rows * ranks.size()) {
+    // A rank for which none are left takes a row that counts nothing: all gather the same weights.
+    const int64_t mine = round + ranks.rank() * micro_rows;
+    const int64_t count = std::min(micro_rows, rows - mine);
+    std::vector<int64_t> chosen(static_cast<size_t>(std::max<int64_t>(count, 1)));
+    std::iota(chosen.begin(), chosen.end(), count > 0 ? mine : 0);
+    parallel::Batch batch = make_batch(parts.validation->batch(chosen));
+    if (count <= 0) batch.labels.fill_(-100);
+    const Evaluation e = evaluate(parts.decoder, parts.units, parts.dispatcher, std::move(batch));
     loss_sum.add_(e.loss_sum);
     scored += e.scored;
+  }
+  if (ranks.size() > 1) {
+    const at::Tensor count = at::full({1}, static_cast<double>(scored), at::kDouble);
+    ranks.all_reduce(loss_sum);
+    ranks.all_reduce(count);
+    scored = static_cast<int64_t>(count.item<double>());
   }
   return loss_sum.item().toDouble() / static_cast<double>(std::max<int64_t>(scored, 1));
 }

@@ -16,8 +16,8 @@ namespace conclave::train {
 
 struct LoopConfig {
   int64_t steps = 1000;
-  int64_t rows = 16;        // packed rows a step
-  int64_t micro_rows = 16;  // of them at once
+  int64_t rows = 16;        // packed rows a step, of all ranks: as many of each
+  int64_t micro_rows = 16;  // of a rank's at once
   double clip_norm = 1;
   double bias_rate = 0;   // of the routers' correction biases
   double mtp_weight = 0;  // of multi-token prediction's loss
@@ -30,7 +30,9 @@ struct LoopConfig {
   std::function<std::string(double tokens_per_second)> beside_rate;
 };
 
-// What is trained, introduced by the recipe. All outlive the loop.
+// What is trained, introduced by the recipe. All outlive the loop. Where several ranks share the
+// units, each has a loop: it trains on its part of a step's rows, the ranks stop at the same step
+// and save together, rank 0 writes what is written down.
 struct Parts {
   nn::Decoder& decoder;
   parallel::Units& units;
@@ -60,7 +62,8 @@ LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state);
 // Rows of a dataset as the model takes them.
 parallel::Batch make_batch(const data::PackedBatch& packed);
 
-// Mean loss over the scored positions of all rows, nats a token; `micro_rows` at once.
+// Mean loss over the scored positions of all rows, nats a token; `micro_rows` at once on a rank.
+// Collective.
 double validate(Parts& parts, int64_t micro_rows);
 
 }  // namespace conclave::train

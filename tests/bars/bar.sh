@@ -11,6 +11,48 @@ verdict() {
   exit "$3"
 }
 
+# run_tests PROGRAM FILTER: runs tests of build/release/tests (CONCLAVE_BUILD), says how many passed and what they recorded; fails if
+# one did not pass or none matched. Tests that are skipped for want of a GPU do not count.
+run_tests() {
+  local said code count program="${CONCLAVE_BUILD:-build/release}/tests/$1" record
+  [ -x "$program" ] || { echo "     no $program"; return 1; }
+  record="$(mktemp)"
+  said="$(CONCLAVE_PYTHON="$PYTHON" "$program" --gtest_filter="$2" --gtest_output="json:$record" 2>&1)"
+  code=$?
+  count="$(echo "$said" | grep -c '^\[       OK \]')"
+  echo "     $1 $2: $count passed"
+  "$PYTHON" - "$record" <<'PY'
+import json, sys
+
+known = {"name", "file", "line", "status", "result", "timestamp", "time", "classname", "value_param", "type_param", "failures", "skipped"}
+try:
+    suites = json.load(open(sys.argv[1]))["testsuites"]
+except ValueError:
+    suites = []
+for test in (test for suite in suites for test in suite["testsuite"]):
+    for key in test.keys() - known if test["result"] == "COMPLETED" else ():
+        print(f"         {test['name']}: {key}: {test[key]}")
+PY
+  rm -f "$record"
+  [ $code = 0 ] && [ "$count" -gt 0 ] && return 0
+  echo "$said" | grep -E '^\[  FAILED|Failure|^Expected' | head -8
+  return 1
+}
+
+# claims TEXT: lines of "what is claimed|program|filters, separated by spaces"; says of each whether its tests pass, fails if not all.
+claims() {
+  local status=0 claim program filters holds
+  while IFS='|' read -r claim program filters; do
+    [ -z "$claim" ] && continue
+    holds=0
+    set -f
+    for filter in $filters; do run_tests "$program" "$filter" || holds=1; done
+    set +f
+    if [ $holds = 0 ]; then echo "PASS $claim"; else echo "FAIL $claim"; status=1; fi
+  done <<<"$1"
+  return $status
+}
+
 # worst_figures SAID: the largest deviations that a parity program (tests/parity/family_parity.py) printed.
 worst_figures() {
   local kind

@@ -23,7 +23,7 @@ import sys
 import time
 
 OUT = pathlib.Path(os.environ.get("OUT", "build/bars"))
-AROUND_LAYERS = ("embedding", "head and loss", "optimizer", "batch", "zero gradients", "dispatch", "combine")  # and their stand-ins
+AROUND_LAYERS = ("embedding", "head and loss", "optimizer", "batch", "zero gradients", "dispatch, stand-in", "combine, stand-in")
 REST = ("the rest", "gaps")  # what no part launched, and the GPU idle
 AT_START = ("fill_normal",)  # kernels that no step runs
 
@@ -70,7 +70,7 @@ def speed(name, at_least="0"):
 
 def layers(name, peer, shown=""):
     r, p = read(name), read(peer)
-    out = {n: s for n, s in r["parts"].items() if n.split(",")[0] in AROUND_LAYERS}
+    out = {n: s for n, s in r["parts"].items() if n in AROUND_LAYERS}
     tokens = r["tokens_per_second"] * r["seconds_per_step"]
     ours = (sum(r["parts"].values()) - sum(out.values())) / tokens / r["layers"]
     theirs = p["seconds_per_layer_and_token"]
@@ -149,8 +149,10 @@ def start(seconds, *command):
             for line in process.stdout:
                 last = [*last[-14:], line]
                 if line.startswith("step 1/"):
-                    took = took or time.monotonic() - begin
-        if process.returncode or took is None:
+                    took = time.monotonic() - begin
+                    process.terminate()
+                    break
+        if took is None:
             print("".join(last), end="")
             return judged(False, f"the {launch} launch left with status {process.returncode}")
         print(f"    {launch} launch: {took:.2f} s to the end of the first step")

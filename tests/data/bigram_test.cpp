@@ -49,7 +49,7 @@ TEST(Bigram, ScoresThePositionsThatHaveALabel) {
   for (auto [v, w] : {std::pair{0, 1}, {1, 3}, {2, 0}, {0, 3}})
     sum -= std::log(model.probability(v, w));
   for (int64_t seq_len : {1, 2, 4, 100}) {
-    PackedDataset rows(held, seq_len, 3, std::nullopt);
+    PackedDataset rows(held, seq_len, std::nullopt);
     EXPECT_NEAR(model.nats_per_token(rows), sum / 4, 1e-12);
     EXPECT_NEAR(bits_per_byte(sum / 4, rows), sum / std::log(2.0) / 12, 1e-12);
   }

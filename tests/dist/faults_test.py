@@ -30,7 +30,7 @@ def dies(tally, folder):
     tally.check("a rank is killed", ended, 1, "rank 2 on ", "was killed by signal 9", "its last operation: world #39 all_reduce",
                 "rank 2 (", "does not answer any more", within=LIMIT)
     ended.output = log_of(folder, 1)
-    tally.check("… and another rank's log", ended, 1, "The last ", "world #40 all_reduce", "for rank 2")
+    tally.check("… and another rank's log", ended, 1, "the last ", "world #40 all_reduce", "for rank 2")
 
 
 def first_dies(tally, folder):

@@ -20,7 +20,15 @@ Tensors dense(const Tensors& in) {  // x, w, dy
   linear_backward_weight_(dw, in[2], in[0]);
   linear_backward_weight_(dw, in[2], in[0]);
   column_sum_(sum, in[2]);
-  return {linear(in[0], in[1]), linear_backward_input(in[2], in[1]), dw, sum};
+  const at::Tensor bias = in[1].select(1, 0).contiguous();
+  at::Tensor dx = in[0].clone();
+  linear_backward_input_(dx, in[2], in[1]);
+  return {linear(in[0], in[1]),
+          linear(in[0], in[1], bias),
+          linear_backward_input(in[2], in[1]),
+          dw,
+          sum,
+          dx};
 }
 
 TEST(LinearCuda, EqualsTheCpu) {
@@ -56,7 +64,9 @@ Tensors wide_products(const Tensors& in) {  // x, w, dy
   at::Tensor dw = at::zeros(in[1].sizes(), in[1].options().dtype(sums));
   const at::Tensor dy = in[2].to(sums);
   wide_linear_backward_weight_(dw, dy, in[0]);
-  return {wide_linear(in[0], in[1]), wide_linear_backward_input(dy, in[1]), dw};
+  at::Tensor dx = in[0].clone();
+  wide_linear_backward_input_(dx, dy, in[1]);
+  return {wide_linear(in[0], in[1]), wide_linear_backward_input(dy, in[1]), dw, dx};
 }
 
 TEST(WideLinearCuda, RoundsNothingOnTheWay) {
@@ -70,9 +80,11 @@ TEST(WideLinearCuda, RoundsNothingOnTheWay) {
     exact = wide_products(exact);
     for (size_t i : {0, 2})
       EXPECT_LE(distance(got[i], exact[i]), 2e-5 * exact[i].abs().max().item().toDouble()) << i;
-    EXPECT_EQ(got[1].scalar_type(), dtype);
-    EXPECT_LE(distance(got[1], exact[1]),
-              (dtype == at::kFloat ? 1e-5 : 0x1p-8) * exact[1].abs().max().item().toDouble());
+    for (size_t i : {1, 3}) {
+      EXPECT_EQ(got[i].scalar_type(), dtype);
+      EXPECT_LE(distance(got[i], exact[i]),
+                (dtype == at::kFloat ? 1e-5 : 0x1p-8) * exact[i].abs().max().item().toDouble());
+    }
   }
 }
 

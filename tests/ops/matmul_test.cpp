@@ -65,6 +65,18 @@ TEST(Linear, AccumulatesWeightGradients) {
   }
 }
 
+TEST(Linear, AddsToTheInputsGradient) {
+  for (auto dtype : kTypes) {
+    const at::Tensor w = normal({17, 24}, dtype, 1), dy = normal({40, 17}, dtype, 2),
+                     before = normal({40, 24}, dtype, 3), wide_dy = dy.to(wide(dtype));
+    at::Tensor dx = before.clone(), of_router = before.clone();
+    linear_backward_input_(dx, dy, w);
+    EXPECT_TRUE(same_bits(dx, before.add(linear_backward_input(dy, w))));
+    wide_linear_backward_input_(of_router, wide_dy, w);
+    EXPECT_TRUE(same_bits(of_router, before.add(wide_linear_backward_input(wide_dy, w))));
+  }
+}
+
 TEST(WideLinear, GivesLogitsAndTheirGradientsInFp32OrWider) {
   for (auto dtype : kTypes) {
     const at::Tensor x = normal({40, 24}, dtype, 1), w = normal({17, 24}, dtype, 2),
@@ -77,6 +89,19 @@ TEST(WideLinear, GivesLogitsAndTheirGradientsInFp32OrWider) {
     EXPECT_TRUE(same_bits(wide_linear_backward_input(dy, w),
                           linear_backward_input(dy, w.to(wide(dtype))).to(dtype)));
   }
+}
+
+TEST(Linear, AddsABias) {
+  for (auto dtype : kTypes) {
+    const at::Tensor x = normal({7, 48}, dtype, 1), w = normal({33, 48}, dtype, 2),
+                     bias = normal({33}, dtype, 3);
+    EXPECT_TRUE(same_bits(linear(x, w, bias), linear(x, w).add_(bias)));
+  }
+  expect_error(
+      [&] {
+        linear(normal({4, 8}, at::kFloat, 1), normal({3, 8}, at::kFloat, 1), at::zeros({4}));
+      },
+      "bias: expected");
 }
 
 TEST(Linear, SaysWhatItExpected) {

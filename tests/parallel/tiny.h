@@ -1,6 +1,6 @@
 // Tiny decoders in fp64 and four packed rows for them: Qwen3-MoE (one dense layer, two with
-// experts) and DeepSeek-V3 (one dense layer, one with experts and a shared one, multi-token
-// prediction).
+// experts), GPT-OSS (a window of 3 in the first and the last of three layers) and DeepSeek-V3 (one
+// dense layer, one with experts and a shared one, multi-token prediction).
 #pragma once
 #include <ATen/ops/tensor.h>
 
@@ -34,6 +34,27 @@ inline nlohmann::json tiny_config() {
           {"mlp_only_layers", {0}},
           {"norm_topk_prob", true},
           {"router_aux_loss_coef", 0.05},
+          {"max_position_embeddings", 16}};
+}
+
+inline nlohmann::json tiny_gpt_oss() {
+  return {{"architectures", {"GptOssForCausalLM"}},
+          {"hidden_size", 12},
+          {"num_hidden_layers", 3},
+          {"vocab_size", kVocab},
+          {"num_attention_heads", 4},
+          {"num_key_value_heads", 2},
+          {"head_dim", 6},
+          {"intermediate_size", 10},
+          {"num_local_experts", 5},
+          {"num_experts_per_tok", 2},
+          {"sliding_window", 3},
+          {"router_aux_loss_coef", 0.05},
+          {"rope_scaling",
+           {{"rope_type", "yarn"},
+            {"factor", 4.0},
+            {"original_max_position_embeddings", 4},
+            {"truncate", false}}},
           {"max_position_embeddings", 16}};
 }
 

@@ -79,6 +79,19 @@ TEST(Shape, AWindowCountsItsPairs) {
   EXPECT_EQ(flops_per_token(m, 8).scores, 6 * 6 * 8);
 }
 
+// Trap 9: a rate from a head_dim of hidden / heads. GPT-OSS's heads are 64 wide, not 2880 / 64 =
+// 45; the wrong width takes 1.5 G from its 22.9 G.
+TEST(Shape, Trap9FlopsFromAWrongHeadDim) {
+  ModelShape m = gpt_oss(24, 32);
+  const Flops right = flops_per_token(m, 4096);
+  for (auto& layer : m.layers) layer.head_dim = m.hidden / layer.heads;
+  const Flops wrong = flops_per_token(m, 4096);
+  EXPECT_EQ(right.total() / 10'000'000, 2291);
+  EXPECT_EQ(right.projections, int64_t{6} * 24 * 2880 * 64 * (64 + 2 * 8 + 64));
+  EXPECT_EQ(wrong.projections, right.projections / 64 * 45);
+  EXPECT_LT(wrong.total(), right.total() - 1'500'000'000);
+}
+
 TEST(Shape, ByHand) {
   // Embedding 10 · 4, no head of its own, final norm 4.
   ModelShape m{10, 4, {}, true};

@@ -21,6 +21,9 @@ for path in sorted((ROOT / "configs" / "pretrain").glob("*.yaml")):
     verb = "train-tokenizer" if path.stem.endswith("_tokenizer") else "pretrain"
     done = conclave(verb, path.relative_to(ROOT), "--dry-run")
     check(f"{verb} {path.name} --dry-run", done.returncode == 0, done.stderr)
+    if verb == "pretrain":
+        parts = ("# FLOPs of a token", "attention's projections", "experts ", "# Memory", "weights ", "gradients ", "activations: attention ", "total ")
+        check("  with FLOPs by term and memory by class", all(p in done.stdout for p in parts), done.stdout)
 
 for path in sorted((ROOT / "configs" / "benchmark").glob("*.yaml")):
     done = conclave("benchmark", path.relative_to(ROOT), "--dry-run")

@@ -179,6 +179,23 @@ TEST(Shape, CountsTheWeightsThatADecoderHas) {
     }
 }
 
+// Trap 9: a config's head_dim goes before hidden / heads, in weights and FLOPs alike.
+TEST(Shape, Trap9FlopsFromAWrongHeadDim) {
+  for (json config : {qwen3_moe(), gpt_oss()}) {
+    SCOPED_TRACE(config["architectures"].dump());
+    config["head_dim"] = 14;
+    const nn::Decoder decoder = models::make_decoder(config, "tiny", {});
+    const plan::ModelShape shape = shape_of(decoder);
+    int64_t products = 0;  // of a token with queries, keys, values and output: as the weights say
+    for (const auto& unit : decoder.units)
+      for (const auto& w : unit->weights())
+        if (w->name().ends_with("_proj.weight") && w->name().find("self_attn") != std::string::npos)
+          products += w->numel();
+    EXPECT_EQ(plan::flops_per_token(shape, 32).projections, 6 * products);
+    for (const auto& layer : shape.layers) EXPECT_EQ(layer.head_dim, 14);
+  }
+}
+
 TEST(Shape, CountsTheShareOfARank) {
   for (const json& config : families()) {
     SCOPED_TRACE(config["architectures"].dump());

@@ -1,4 +1,5 @@
-// What ProcessGroupGloo.hpp needs of Gloo, whose headers are not in libtorch's wheel (its code is):
+// What ProcessGroupGloo.hpp needs of Gloo, whose headers are not in libtorch's wheel (its code is);
+// the build gives it this file under the names of Gloo's own:
 // declarations alone, with the layout and the names that libtorch_cpu exports. Gloo's objects are
 // held by pointer and never made here.
 #pragma once

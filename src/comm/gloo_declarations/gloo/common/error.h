@@ -1,3 +1,0 @@
-// See gloo/declarations.h.
-#pragma once
-#include <gloo/declarations.h>

@@ -1,0 +1,201 @@
+"""`conclave pretrain` on several processes over Gloo against one: the losses of twelve steps, the gradients of the first (the
+optimizer's first moments hold them), each tensor. Also: stopped by Ctrl-C, gone on with another number of ranks, killed.
+
+    pretrain_test.py [--ranks N...] [--launchers launch torchrun mpirun srun] [--only parity|stop|kill|full_disk|restart]
+
+Exit status 0 or 1; a launcher that is not there is named.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import time
+
+from processes import CONCLAVE, LIMIT, ROOT, Ended, Started, Tally, free_port, launch, mpirun, torchrun
+
+sys.path.append(str(ROOT / "tests/bars"))
+
+from tiny_run import TinyRun, sets, steps_in  # noqa: E402
+
+try:
+    from safetensors.torch import load_file
+except ImportError as missing:
+    print(f"skipped: {missing}")
+    sys.exit(77)
+
+TOLERANCE = 1e-5  # of fp32 losses and gradients, relative to a tensor's largest
+SETTINGS = {"steps": 12, "schedule__warmup_steps": 0, "validation__every": 6, "checkpoint__every": 0, "threads": 1}
+LAYOUTS = {  # of so many ranks
+    2: [{}, {"dp_replicate": 2}, {"ep": 1}],
+    4: [{}, {"dp_replicate": 2, "ep": 2}, {"ep": 2, "ep_replicate": 2, "dispatcher": "all_gather"}],
+    8: [{"dp_replicate": 2}],
+}
+
+
+def srun_by_hand(ranks, command):
+    job = free_port()  # any number: the store's port is made from it
+    all_ranks = [
+        Started(command, SLURM_PROCID=r, SLURM_NTASKS=ranks, SLURM_LOCALID=r, SLURM_STEP_ID=0, SLURM_JOB_ID=job,
+                SLURM_STEP_NODELIST="localhost", SLURM_STEP_TASKS_PER_NODE=ranks)
+        for r in range(ranks)
+    ]
+    ended = [p.end() for p in all_ranks]
+    worst = max(ended, key=lambda e: e.status != 0)
+    return Ended(worst.status, "".join(e.output for e in ended), max(e.seconds for e in ended), {})
+
+
+class Trial:
+    def __init__(self, folder, tally):
+        self.folder, self.tally = pathlib.Path(folder), tally
+        self.tiny = TinyRun(self.folder / "shared")
+
+    def command(self, output, layout, **settings):
+        layout = {f"parallel__{key}": value for key, value in layout.items()}
+        return self.tiny.command(self.folder / output, **(SETTINGS | settings | layout))
+
+    def run(self, launcher, ranks, output, layout, **settings):
+        """What came of it, or None without that launcher."""
+        command = self.command(output, layout, **settings)
+        if launcher == "srun":
+            return srun_by_hand(ranks, command)
+        made = {"launch": lambda: launch(ranks, *command[1:], logs=self.folder / (output + ".logs")),
+                "torchrun": lambda: torchrun(ranks, *command), "mpirun": lambda: mpirun(ranks, *command)}[launcher]()
+        if made is None:
+            print(f"skipped: {launcher} is not installed")
+            return None
+        return Started(made).end()
+
+    def lines(self, output):
+        return [json.loads(line) for line in (self.folder / output / "metrics.jsonl").read_text().splitlines()]
+
+    def gradients(self, output):
+        return {k: v for k, v in load_file(self.folder / output / "latest/optimizer.safetensors").items() if k.endswith(".m")}
+
+    def one_rank(self):
+        for output, steps in ("one", 12), ("one-step", 1):
+            ended = Started(self.command(output, {}, steps=steps)).end()
+            self.tally.check(f"one rank, {steps} steps", ended, 0)
+
+    def compare(self, what, ended, output, first):
+        worst = {"loss": 0.0, "gradient": 0.0}
+        if ended.status == 0:
+            for got, want in zip(self.lines(output), self.lines("one"), strict=True):
+                for key in ("loss", "grad_norm", "validation_loss"):
+                    if key in want:
+                        worst["loss"] = max(worst["loss"], abs(got[key] - want[key]) / abs(want[key]))
+            got, want = self.gradients(first), self.gradients("one-step")
+            if got.keys() != want.keys():
+                worst["gradient"] = float("inf")
+            for name in want.keys() & got.keys():
+                scale = want[name].abs().max().item() or 1.0
+                worst["gradient"] = max(worst["gradient"], (got[name] - want[name]).abs().max().item() / scale)
+            if max(worst.values()) > TOLERANCE:
+                ended.status = f"0, but off by {worst}"
+        self.tally.check(f"{what}: losses within {worst['loss']:.1e}, gradients within {worst['gradient']:.1e}", ended, 0)
+
+    def parity(self, sizes, launchers):
+        self.one_rank()
+        for ranks in sizes:
+            for i, layout in enumerate(LAYOUTS[ranks]):
+                for launcher in launchers if i == 0 else launchers[:1]:
+                    output = f"{launcher}-{ranks}-{i}"
+                    ended = self.run(launcher, ranks, output, layout)
+                    if ended is None:
+                        continue
+                    first = self.run(launcher, ranks, output + "-step", layout, steps=1) if ended.status == 0 else ended
+                    if first.status:
+                        ended = first
+                    self.compare(f"{launcher}, {ranks} ranks, {layout or 'as it comes'}", ended, output, output + "-step")
+
+    def start(self, ranks, output, **settings):
+        return Started(launch(ranks, *self.command(output, {}, **settings)[1:], logs=self.folder / (output + ".logs"), timeout=15))
+
+    def wait_for_steps(self, run, output, steps):
+        end = time.monotonic() + 120
+        while steps_in(self.folder / output) < steps and run.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def stop(self):
+        """Ctrl-C saves; two ranks go on with what four saved, to the same end."""
+        calm = Started(self.command("calm", {}, steps=40)).end()
+        self.tally.check("one rank, 40 steps", calm, 0)
+        run = self.start(4, "stopped", steps=40)
+        self.wait_for_steps(run, "stopped", 10)
+        run.process.send_signal(signal.SIGINT)
+        self.tally.check("four ranks, Ctrl-C", run.end(), 75, within=120)
+        ended = self.start(2, "stopped", steps=40).end()
+        if ended.status == 0:
+            got, want = self.lines("stopped"), self.lines("calm")
+            worst = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(got, want, strict=True))
+            if worst > 1e-4:
+                ended.status = f"0, but a loss is off by {worst:.1e}"
+        self.tally.check("two ranks go on to the end", ended, 0)
+
+    def kill(self):
+        """One rank is killed in mid run: all end, what was saved is whole, and the run goes on from it."""
+        run = self.start(4, "killed", steps=60, checkpoint__every=5)
+        self.wait_for_steps(run, "killed", 12)
+        begun = time.monotonic()
+        os.kill(run.ranks()[2], signal.SIGKILL)
+        ended = run.end()
+        ended.seconds = time.monotonic() - begun
+        self.tally.check("one of four ranks is killed", ended, 1, "rank 2 on ", "was killed by signal 9", "its last operation: ", within=LIMIT)
+        self.tally.check("four ranks go on", self.start(4, "killed", steps=60, checkpoint__every=5).end(), 0, "resuming from ")
+
+    def full_disk(self):
+        """One rank may write no file over 64 KiB: no checkpoint appears, the one before stays, all ranks end."""
+        first = self.start(2, "full", steps=5, checkpoint__every=5).end()
+        self.tally.check("two ranks save", first, 0)
+        script = self.folder / "limited.sh"
+        script.write_text(f'#!/bin/bash\n[ "$RANK" = 1 ] && trap "" XFSZ && ulimit -f 64\nexec "{CONCLAVE}" "$@"\n')
+        script.chmod(0o755)
+        command = launch(2, *self.command("full", {}, steps=10, checkpoint__every=5)[1:], binary=str(script),
+                         logs=self.folder / "full.logs", timeout=15)
+        ended = Started(command).end()
+        there = sorted(p.name for p in (self.folder / "full").glob("*step-*"))
+        if there != ["step-00000005"]:
+            ended.status = f"{ended.status}, and the folder holds {there}"
+        self.tally.check("one rank's disk is full", ended, 1, "rank 1: ", "File too large", within=LIMIT)
+        self.tally.check("two ranks go on", self.start(2, "full", steps=10, checkpoint__every=5).end(), 0, "resuming from ")
+
+    def restart(self):
+        """Under torchrun with a restart the run goes on from its last checkpoint."""
+        command = torchrun(2, *self.command("restarted", {}, steps=60, checkpoint__every=5))
+        if command is None:
+            print("skipped: torchrun is not installed")
+            return
+        at = command.index("--no-python")
+        run = Started([*command[:at], "--max-restarts", "1", *command[at:]])
+        self.wait_for_steps(run, "restarted", 12)
+        os.kill(run.ranks()[1], signal.SIGKILL)
+        self.tally.check("torchrun starts two ranks again, one of which was killed", run.end(), 0, "resuming from ")
+
+
+def main():
+    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument("--ranks", type=int, nargs="+", default=[4], choices=sorted(LAYOUTS))
+    parse.add_argument("--launchers", nargs="+", default=["launch"], choices=["launch", "torchrun", "mpirun", "srun"])
+    parse.add_argument("--only", choices=["parity", "stop", "kill", "full_disk", "restart"])
+    args = parse.parse_args()
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(folder, tally)
+        if args.only in (None, "parity"):
+            trial.parity(args.ranks, args.launchers)
+        if args.only in (None, "stop"):
+            trial.stop()
+        if args.only in (None, "kill"):
+            trial.kill()
+        if args.only in (None, "full_disk"):
+            trial.full_disk()
+        if args.only in (None, "restart"):
+            trial.restart()
+    return tally.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
