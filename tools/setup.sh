@@ -144,6 +144,10 @@ setup_build() {
 # Without a toolkit Python's torch also needs the large wheels that requirements-cpu.txt does without.
 setup_tests() {
   local python=$conclave_python
+  # A test starts ranks with mpirun, and says so where it cannot be had.
+  if ! command -v mpirun >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    step "installing mpirun for a test" install_packages openmpi-bin || say "mpirun cannot be installed: its test will be skipped"
+  fi
   if ((conclave_own_venv)) && [ -n "$conclave_cuda" ]; then
     step "installing the reference tools for the tests" pip_install -r tools/requirements-test.txt
   elif ((conclave_own_venv)); then

@@ -37,4 +37,6 @@ int64_t log_rank() { return rank_of_lines; }
 
 void set_log_quiet() { quiet = true; }
 
+bool log_is_quiet() { return quiet; }
+
 }  // namespace conclave

@@ -14,7 +14,8 @@ void log_warn(const std::string&
 // another rank throws.
 void set_log_rank(int64_t rank);
 int64_t log_rank();  // -1 before
-// From now on log_info says nothing: another rank says it on the same terminal.
+// From now on log_info and status lines say nothing: another rank says it on the same terminal.
 void set_log_quiet();
+bool log_is_quiet();
 
 }  // namespace conclave

@@ -33,7 +33,7 @@ bool StatusLine::due() const {
 
 void StatusLine::show(const std::string& text) {
   std::lock_guard lock(mutex_);
-  if (!due_locked()) return;
+  if (!due_locked() || log_is_quiet()) return;
   since_.emplace();
   if (stderr_is_terminal())
     terminal_status(text);

@@ -25,7 +25,7 @@ namespace {
 
 // Seconds: how long the others have to say what they know when one has died; and how long ranks
 // have to end after a second Ctrl-C.
-constexpr double kGrace = 5, kAtOnce = 2;
+constexpr double kGrace = 8, kAtOnce = 2;
 constexpr size_t kLastLines = 12;
 
 std::array<std::atomic<int>, 65> asked;  // how often each signal has come

@@ -17,10 +17,17 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kLook{100};
 constexpr int kLooksABeat = 5;
-constexpr milliseconds kBetweenStates{1500};  // at least two beats of any rank that runs
-constexpr double kReaders = 3;                // seconds that a fault stays to be read
+// A rank that runs beats within this time, also on a machine with too much to do.
+constexpr milliseconds kBeatOfTheLiving{4000};
+constexpr double kReaders = 3;  // seconds that a fault stays to be read
 // The main thread, having said what went wrong, is given this long to end the process.
 constexpr int kLooksToEnd = 100;
+
+bool all_beat(const std::vector<RankState>& before, const std::vector<RankState>& now) {
+  for (size_t r = 0; r < now.size(); ++r)
+    if (now[r].beat == before[r].beat && now[r].left.empty()) return false;
+  return true;
+}
 
 std::string key_of_state(int rank) { return "state/" + std::to_string(rank); }
 
@@ -148,14 +155,13 @@ std::string Watch::describe(int group, const std::string& error) {
       const std::lock_guard lock(store_mutex_);
       before = all_states();
     }
-    for (int i = 0; i < 3; ++i) {  // this rank's own beat goes on, whichever thread this is
-      std::this_thread::sleep_for(kBetweenStates / 3);
-      beat();
-    }
-    {
+    const auto end = std::chrono::steady_clock::now() + kBeatOfTheLiving;
+    do {
+      std::this_thread::sleep_for(kLook * kLooksABeat);
+      beat();  // this rank's own goes on, whichever thread this is
       const std::lock_guard lock(store_mutex_);
       now = all_states();
-    }
+    } while (!all_beat(before, now) && std::chrono::steady_clock::now() < end);
     return heard(tell(who_waits_for_whom(place_.rank, before, now) + " (" + error + ")",
                       /*in_call=*/true));
   } catch (const std::exception& e) {

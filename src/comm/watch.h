@@ -34,8 +34,8 @@ class Watch {
   Watch& operator=(const Watch&) = delete;
 
   // A call of this rank has failed (`error`) or timed out. Writes the last calls to the log, finds
-  // out who waits for whom (1.5 s), tells all ranks, and throws RankLost with one line that does
-  // so too. If another rank has told of a fault before, that one is thrown instead.
+  // out who waits for whom (up to 4 s), tells all ranks, and throws RankLost with one line that
+  // does so too. If another rank has told of a fault before, that one is thrown instead.
   [[noreturn]] void fail_call(int group, const std::string& error);
   // This rank fails by itself; the others end within a second and say so. Never throws. Nothing
   // after fail_call().

@@ -172,8 +172,6 @@ std::unique_ptr<Comm> World::make(const std::vector<int>& ranks, const std::stri
     if (device().is_cuda())
       transports.cuda = nccl(place, *s.store, prefix + "/nccl", s.options.timeout);
 #endif
-  } catch (const c10::Error&) {
-    throw;
   } catch (const std::exception& e) {
     throw RunError("group " + name + " of ranks " + ranges(ranks) +
                    ": cannot connect them: " + first_line(e));

@@ -22,13 +22,15 @@ PackedDataset::PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t 
   for (int64_t d : order_)
     starts_.push_back(starts_.back() + text_->doc_offsets[d + 1] - text_->doc_offsets[d]);
   rows_ = (text_->tokens() + seq_len_ - 1) / seq_len_;
+  if (documents_ == Documents::joined && rows_ > 1) rows_ = text_->tokens() / seq_len_;
   // Not scored are the last tokens of documents, or of the stream; count them by the row they are
   // in.
   scored_before_.assign(rows_ + 1, 0);
   for (int64_t d = 0; d < docs; ++d)
     if (starts_[d + 1] > starts_[d] &&
         (documents_ == Documents::separate || starts_[d + 1] == text_->tokens()))
-      --scored_before_[(starts_[d + 1] - 1) / seq_len_ + 1];
+      if (const int64_t row = (starts_[d + 1] - 1) / seq_len_; row < rows_)
+        --scored_before_[row + 1];
   for (int64_t i = 0; i < rows_; ++i)
     scored_before_[i + 1] += scored_before_[i] + std::min(seq_len_, text_->tokens() - i * seq_len_);
 }

@@ -42,7 +42,9 @@ struct PackedBatch {
 class PackedDataset {
  public:
   // seq_len ≥ 1. Without a shuffle_seed documents keep their order. The last row ends with the
-  // last token: padding would be routed to experts and counted among their loads.
+  // last token: padding would be routed to experts and counted among their loads. With joined
+  // documents a last row of fewer tokens is left out, unless it is the only one: all rows are
+  // alike.
   PackedDataset(std::shared_ptr<const TokenizedText> text, int64_t seq_len,
                 std::optional<uint64_t> shuffle_seed, Documents documents = Documents::separate);
 

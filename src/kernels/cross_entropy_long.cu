@@ -5,9 +5,11 @@
 // into that row's sum: reads, writes and both passes' arithmetic run beside each other, and a row
 // costs one barrier, at which the blocks tell each other their maxima and sums.
 //
-// Before: a block a row, 0.74 of a copy at 151,936 on an H100 (a multiprocessor had nothing in
-// flight between its rows' two passes); rows kept whole in shared memory and registers, 0.43 (the
-// loops over registers had to be unrolled, to 258 KB of code, which no instruction cache holds).
+// One H100, 2026-11-25, 2,048 rows beside a copy of as many bytes (bench/kernels_bench.cpp): 0.90
+// of its rate at 151,936, 0.92 at 201,088, 0.87 at 129,280. Before: a block a row, 0.74 of a copy
+// at 151,936 on an H100 (a multiprocessor had nothing in flight between its rows' two passes); rows
+// kept whole in shared memory and registers, 0.43 (the loops over registers had to be unrolled, to
+// 258 KB of code, which no instruction cache holds).
 #include <cuda_pipeline_primitives.h>
 
 #include <algorithm>

@@ -2,9 +2,10 @@
 // rows of w a tile, so one thread owns matching gate and up columns; `interleaved` takes 256 rows
 // as they stand, where the two are a register's halves.
 //
-// One H200, 2026-11-23, the form that `halves` was written from: 671 TFLOP/s on Qwen3's rank shape
-// (depth 2048, columns 1536, 16 experts, 65,536 rows), 1.40 × gather + at::_grouped_mm + compiled
-// SwiGLU; 1.16 × at DeepSeek-V3's. bench/experts_bench.cpp measures the present one.
+// One H100, 2026-11-25, Qwen3's rank shape (16 experts, 65,536 rows; up 2048 → 1536, down 768 →
+// 2048): up with its activation 652 TFLOP/s, 1.46 × gather + at::_grouped_mm + compiled SwiGLU
+// (1.17 × at DeepSeek-V3's), 672 with rows in place; down 622, input gradients 656 and 663, where a
+// GEMM of 8192³ ran at 701 to 719 (bench/experts_bench.cpp, bench/peer_experts.py).
 #include "kernels/grouped_gemm.cuh"
 #include "kernels/grouped_gemm.h"
 #include "kernels/hopper.h"

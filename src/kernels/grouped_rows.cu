@@ -2,6 +2,8 @@
 // and 64 columns, a thread a pack of every so many rows; the threads of a column are summed in
 // order. grouped_bias_backward_weights: a warp a row. add_expert_gradients: grid (pieces, experts),
 // 8 elements a thread.
+// One H100, 2026-11-25: the gradients of a bias and of its weights at 0.90 of a copy's rate at
+// 65,536 × 2,880 (bench/kernels_bench.cpp).
 #include "kernels/grouped_rows.h"
 #include "kernels/pack.cuh"
 

@@ -4,31 +4,16 @@
 
 namespace conclave::kernels {
 
-// The angles' cosines and sines of N pairs.
-template <int N, class A>
-struct Turn {
-  Pack<A, N> cos, sin;
-  CONCLAVE_DEVICE void read(const A* cos_at, const A* sin_at) {
-    cos = load<N>(cos_at);
-    sin = load<N>(sin_at);
-  }
-};
-
 // (a, b) → (a·cos − b·sin, b·cos + a·sin); `sign` −1 turns back.
 template <int N, class A>
-CONCLAVE_DEVICE void rotate(A (&a)[N], A (&b)[N], const Turn<N, A>& turn, A sign) {
+CONCLAVE_DEVICE void rotate(A (&a)[N], A (&b)[N], const A* cos, const A* sin, A sign) {
+  const Pack<A, N> c = load<N>(cos), s = load<N>(sin);
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    const A turned = turn.sin.at[n] * sign, left = a[n], right = b[n];
-    a[n] = left * turn.cos.at[n] - right * turned;
-    b[n] = right * turn.cos.at[n] + left * turned;
+    const A turned = s.at[n] * sign, left = a[n], right = b[n];
+    a[n] = left * c.at[n] - right * turned;
+    b[n] = right * c.at[n] + left * turned;
   }
-}
-template <int N, class A>
-CONCLAVE_DEVICE void rotate(A (&a)[N], A (&b)[N], const A* cos, const A* sin, A sign) {
-  Turn<N, A> turn;
-  turn.read(cos, sin);
-  rotate<N>(a, b, turn, sign);
 }
 
 template <class T>

@@ -70,7 +70,7 @@ Value attend_cached(Tape& tape, const Value& q, const at::Tensor& k, const at::T
   const std::vector<int64_t> keys{0, seen.k.size(0)};
   auto attended =
       ops::attention(q.data, seen.k, seen.v, rows.doc_offsets, keys, with_data(options));
-  return tape.record(attended.out.view({q.data.size(0), -1}), {});
+  return tape.record(attended.out.flatten(1), {});
 }
 
 }  // namespace
@@ -89,9 +89,9 @@ Value attention(Tape& tape, const Value& q, const Value& k, const Value& v, cons
   Saved saved_q = tape.save(q), saved_k = tape.save(k), saved_v = tape.save(v);
   auto [out, lse] = forward(q.data, k.data, v.data);
   // The backward needs out and lse: out is kept, or made again by the class "attention".
-  Value made{out.view({tokens, -1}), -1, {}, {}};
+  Value made{out.flatten(1), -1, {}, {}};
   made.made_again_by("attention", [=] {
-    return forward(saved_q.get(), saved_k.get(), saved_v.get()).out.view({tokens, -1});
+    return forward(saved_q.get(), saved_k.get(), saved_v.get()).out.flatten(1);
   });
   Saved saved_out = tape.save(made), saved_lse = tape.save("statistics", lse);
   Value y = tape.record(made.data, [=, iq = q.id, ik = k.id, iv = v.id, docs = rows.doc_offsets](
@@ -101,7 +101,7 @@ Value attention(Tape& tape, const Value& q, const Value& k, const Value& v, cons
                                      saved_lse.get(), docs, docs, with_data(options));
     tape.add_grad(iq, g.dq);
     tape.add_grad(ik, g.dk);
-    tape.add_grad(iv, g.dv.view({tokens, -1}));
+    tape.add_grad(iv, g.dv.flatten(1));
     if (options.sinks) tape.later([=] { options.sinks->grad().add_(g.dsinks); });
   });
   y.tensor_class = made.tensor_class;

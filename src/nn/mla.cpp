@@ -85,14 +85,13 @@ Value mla(Tape& tape, const Value& q, const Value& latent, const Value& k_rope, 
     const at::Tensor out = seen.k.size(0) > tokens
                                ? attend_latents(m, m.turned_q(q.data), seen)
                                : m.attend(m.operands(q.data, latent.data, k_rope.data)).out;
-    return tape.record(out.view({tokens, -1}), {});
+    return tape.record(out.flatten(1), {});
   }
   Saved saved_q = tape.save(q), saved_latent = tape.save(latent), saved_k = tape.save(k_rope);
   auto [out, lse] = m.attend(m.operands(q.data, latent.data, k_rope.data));
-  Value made{out.view({tokens, -1}), -1, {}, {}};
+  Value made{out.flatten(1), -1, {}, {}};
   made.made_again_by("attention", [=] {
-    return m.attend(m.operands(saved_q.get(), saved_latent.get(), saved_k.get()))
-        .out.view({tokens, -1});
+    return m.attend(m.operands(saved_q.get(), saved_latent.get(), saved_k.get())).out.flatten(1);
   });
   Saved saved_out = tape.save(made), saved_lse = tape.save("statistics", lse);
   Value y = tape.record(

@@ -6,6 +6,8 @@
 
 #include "base/check.h"
 #include "ops/blocks.h"
+#include "ops/device.h"
+#include "ops/mla_cuda.h"
 #include "ops/simd.h"
 
 namespace conclave::ops {
@@ -34,6 +36,12 @@ void sum_over_heads(at::Tensor& to, const at::Tensor& from) {
   });
 }
 
+bool split_on_gpu(const at::Tensor& dkv, const at::Tensor& dk, const at::Tensor& dv, int64_t rope) {
+  if constexpr (kCudaBuild)
+    if (dk.is_cuda()) return cuda::mla_keys_values_backward(dkv, dk, dv, rope);
+  return false;
+}
+
 }  // namespace
 
 MlaKeysValues mla_keys_values(const at::Tensor& kv, const at::Tensor& k_rope, int64_t heads,
@@ -49,6 +57,8 @@ MlaKeysValues mla_keys_values(const at::Tensor& kv, const at::Tensor& k_rope, in
   CHECK_DTYPE(k_rope, kv.scalar_type());
   MlaKeysValues to{at::empty({keys, heads, nope + rope}, kv.options()),
                    at::empty({keys, heads, v_dim}, kv.options())};
+  if constexpr (kCudaBuild)
+    if (kv.is_cuda() && cuda::mla_keys_values(to, kv, k_rope)) return to;
   const at::Tensor by_head = kv.view({keys, heads, nope + v_dim});
   to.k.narrow(2, 0, nope).copy_(by_head.narrow(2, 0, nope));
   to.k.narrow(2, nope, rope).copy_(k_rope.unsqueeze(1).expand({keys, heads, rope}));
@@ -67,9 +77,11 @@ MlaKeysValuesGrad mla_keys_values_backward(const at::Tensor& dk, const at::Tenso
   CHECK_DTYPE(dv, dk.scalar_type());
   MlaKeysValuesGrad to{at::empty({keys, heads * (nope + v_dim)}, dk.options()),
                        at::empty({keys, rope}, dk.options())};
-  const at::Tensor by_head = to.dkv.view({keys, heads, nope + v_dim});
-  by_head.narrow(2, 0, nope).copy_(dk.narrow(2, 0, nope));
-  by_head.narrow(2, nope, v_dim).copy_(dv);
+  if (!split_on_gpu(to.dkv, dk, dv, rope)) {
+    const at::Tensor by_head = to.dkv.view({keys, heads, nope + v_dim});
+    by_head.narrow(2, 0, nope).copy_(dk.narrow(2, 0, nope));
+    by_head.narrow(2, nope, v_dim).copy_(dv);
+  }
   sum_over_heads(to.dk_rope, dk.narrow(2, nope, rope));
   return to;
 }

@@ -258,18 +258,4 @@ MemoryForecast forecast_memory(const ModelShape& model, const TrainingRun& run) 
   return forecast;
 }
 
-const std::vector<std::string>& cheap_classes() {
-  static const std::vector<std::string> classes{"norm", "swiglu", "rotary", "dispatch"};
-  return classes;
-}
-
-bool fit_recompute(const ModelShape& model, TrainingRun& run, int64_t limit) {
-  const auto fits = [&] { return forecast_memory(model, run).total() <= limit; };
-  for (const std::string& c : cheap_classes()) {
-    if (fits()) return true;
-    run.recompute.insert(c);
-  }
-  return fits();
-}
-
 }  // namespace conclave::plan

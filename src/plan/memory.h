@@ -64,12 +64,6 @@ struct MemoryForecast {
   std::string table() const;                     // a line a row, and the total
 };
 
-// The classes that are made again without a matrix product or attention, cheapest first.
-const std::vector<std::string>& cheap_classes();
-// Adds cheap classes to run.recompute, as few as make the forecast fit into `limit` bytes; false,
-// and all of them added, if that is not enough.
-bool fit_recompute(const ModelShape& model, TrainingRun& run, int64_t limit);
-
 // The largest moment: the last layer's backward, while all layers' activations are kept; on a GPU
 // the head's loss where that is larger, and without CUDA's own memory and the program's. Leaves out
 // the alignment of weights (below 256 elements each) and what the allocator holds back.

@@ -21,6 +21,8 @@ int benchmark(const std::string& config_path, const std::vector<std::string>& se
     print_share(share, c);
     return 0;
   }
+  for (const std::string& path : {c.output, c.profile})  // not found out after the run
+    if (!path.empty()) make_folder(parent_folder(path));
   use_threads(c.threads);
   if (c.deterministic) use_deterministic_algorithms();
   return_large_blocks();

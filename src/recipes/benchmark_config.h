@@ -58,7 +58,7 @@ struct BenchmarkConfig {
   int64_t seed = 1234;
   int64_t threads = 0;
   std::string device = "auto";
-  bool deterministic = false;
+  bool deterministic = false, cuda_graph = false;
   std::string gate = "real";
   std::string precision = "bf16";
   std::string memory_limit = "72 GiB";
@@ -83,6 +83,7 @@ struct BenchmarkConfig {
     f("device", device, "auto: a GPU where there is one; without one a smaller model is run",
       one_of({"auto", "cpu", "cuda"}));
     f("deterministic", deterministic, "on a GPU: the same bits from the same run");
+    f("cuda_graph", cuda_graph, "on a GPU: a step is recorded once and then one launch");
     f("gate", gate,
       "who chooses the experts: the model's router, all in turn (the published runs' gate), or "
       "chance",

@@ -78,6 +78,7 @@ void print_parts_of_gpu(const RankShare& s, const BenchmarkConfig& c, const Figu
     }
     std::printf("\n");
   }
+  if (c.cuda_graph) std::printf("(a recorded step is one launch: its kernels count to no part)\n");
   line("the rest: gaps", f.parts.idle);
   std::printf("\n");
   line("sum", f.parts.sum());
@@ -203,7 +204,9 @@ nlohmann::json results(const RankShare& s, const BenchmarkConfig& c, const Figur
                    {"rows_received_per_token", f.rows_per_token},
                    {"peak_memory_bytes", f.peak},
                    {"forecast_memory_bytes", s.forecast.total()},
-                   {"loss", f.loss},
+                   {"cuda_graph", c.cuda_graph},
+                   {"deterministic", c.deterministic},
+                   {"losses", f.losses},
                    {"parts", parts_json(f.parts)}};
   if (f.device != "cpu") add_gpu_results(r, s, c, f);
   return r;

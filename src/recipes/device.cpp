@@ -33,9 +33,12 @@ at::Device choose_device(const std::string& name, const std::string& where) {
   return gpu;
 }
 
-void check_dtype_on(at::Device device, at::ScalarType dtype, const std::string& where) {
-  if (device.is_cuda() && dtype == at::kDouble)
-    throw ConfigError(where + ": fp64 runs on the CPU alone; set device to cpu, or another type");
+at::Device choose_device(const std::string& name, const std::string& where, at::ScalarType dtype) {
+  if (dtype != at::kDouble) return choose_device(name, where);
+  if (name == "cuda")
+    throw ConfigError(where +
+                      ": cuda, but fp64 runs on the CPU alone; set it to cpu, or another type");
+  return choose_device(name == "auto" ? "cpu" : name, where);
 }
 
 std::string device_name(at::Device device) {

@@ -10,8 +10,9 @@ namespace conclave::recipes {
 // `where`, for any other name and where there is no GPU for `cuda`.
 at::Device choose_device(const std::string& name, const std::string& where);
 
-// ConfigError, beginning with `where`, for fp64 on a GPU, whose kernels do not have it.
-void check_dtype_on(at::Device device, at::ScalarType dtype, const std::string& where);
+// For a model of this type: fp64 runs on the CPU, the GPU's kernels do not have it; ConfigError
+// where it is asked for with cuda.
+at::Device choose_device(const std::string& name, const std::string& where, at::ScalarType dtype);
 
 // Of a CUDA device: "NVIDIA H100 80GB HBM3".
 std::string device_name(at::Device device);

@@ -139,8 +139,7 @@ void forward(const ForwardOptions& o) {
   if (o.mtp_weight != 0 && !o.grads) throw ConfigError("--mtp-weight: needs --grads");
   const Inputs in = read_inputs(o);
   const at::ScalarType dtype = parse_dtype(o.dtype, "--dtype");
-  const at::Device device = choose_device(o.device, "--device");
-  check_dtype_on(device, dtype, "--dtype");
+  const at::Device device = choose_device(o.device, "--device", dtype);
   Model m = load_model(o.model, {.dtype = dtype,
                                  .device = device,
                                  .training = o.grads || o.steps > 0,

@@ -148,8 +148,7 @@ int generate(const std::string& config_path, const std::vector<std::string>& set
   }
   use_threads(c.threads);
   const at::ScalarType dtype = parse_dtype(c.dtype, "dtype");
-  const at::Device device = choose_device(c.device, config.source.location("device"));
-  check_dtype_on(device, dtype, config.source.location("dtype"));
+  const at::Device device = choose_device(c.device, config.source.location("device"), dtype);
   Model model = load_model(c.model, {.dtype = dtype, .device = device});
   const auto tokenizer = data::Tokenizer::load(c.model + "/tokenizer.json");
   if (tokenizer.vocab_size() > model.decoder->vocab)

@@ -47,12 +47,12 @@ Figures measure_on_cpu(const RankShare& s, const BenchmarkConfig& c) {
     i == c.warmup ? timer.clear() : timer.skip();  // what is printed between steps is in none
     Timer step;
     run.step(i);
-    f.loss = run.loss();
+    const double loss = run.loss();
     parts = timer.seconds();
     const double seconds = step.seconds();
     if (i == 0) f.first_step = seconds_since_launch();
-    if (i >= c.warmup) f.seconds.push_back(seconds);
-    print_step(s, c, i, seconds, f.loss);
+    if (i >= c.warmup) f.seconds.push_back(seconds), f.losses.push_back(loss);
+    print_step(s, c, i, seconds, loss);
   }
   for (const auto& [name, seconds] : parts)
     f.parts.busy[name] = seconds / static_cast<double>(c.steps);

@@ -21,7 +21,8 @@ struct Figures {
   std::string device = "cpu";   // or the GPU's name
   std::vector<double> seconds;  // of the timed steps, the device idle at both ends
   double first_step = 0;  // seconds from the launch of the program to the end of the first step
-  double loss = 0, rows_per_token = 0;
+  std::vector<double> losses;  // of these steps, nats a token
+  double rows_per_token = 0;
   Rates rates;
   int64_t peak = 0;  // bytes at most: of the process, on a GPU of tensors
   TimeByPart parts;  // of a step

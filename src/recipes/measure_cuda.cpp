@@ -70,9 +70,9 @@ Figures measure(const RankShare& s, const BenchmarkConfig& c, at::Device device)
     c10::cuda::device_synchronize();
     const double seconds = step.seconds();
     if (i == 0) f.first_step = seconds_since_launch();
-    if (i >= c.warmup) f.seconds.push_back(seconds);
-    f.loss = run.loss();
-    print_step(s, c, i, seconds, f.loss);
+    const double loss = run.loss();
+    if (i >= c.warmup) f.seconds.push_back(seconds), f.losses.push_back(loss);
+    print_step(s, c, i, seconds, loss);
   }
   const Memory memory = peak_memory();
   f.peak = memory.allocated, f.reserved = memory.reserved;

@@ -223,8 +223,8 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                        .mtp = choice.mtp_weight != 0};
   if (c.model.bias_update_rate)
     check_bias_update(source, describe_model(choice.config, choice.from, options));
-  const at::Device device = options.device = choose_device(c.device, source.location("device"));
-  check_dtype_on(device, dtype, source.location("dtype"));
+  const at::Device device = options.device =
+      choose_device(c.device, source.location("device"), dtype);
   if (c.cuda_graph && !device.is_cuda())
     throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
   if (dry_run) return print_dry_run(c, choice, device, config_path);

@@ -65,6 +65,7 @@ ProxyRun::ProxyRun(const RankShare& share, const BenchmarkConfig& config, at::De
   const at::TensorOptions scalar = at::TensorOptions().dtype(at::kDouble).device(device);
   lr_ = at::full({1}, config.lr, scalar);
   grad_scale_ = at::full({1}, 1, scalar);
+  if (config.cuda_graph && device.is_cuda()) recording_.emplace(device);
   if (decoder_.share.ends) return;
   const int64_t tokens = config.batch.micro_rows * seq_len_;
   const auto seed = static_cast<uint64_t>(config.seed);
@@ -102,6 +103,26 @@ parallel::Batch ProxyRun::batch(int64_t index) const {
 
 void ProxyRun::step(int64_t index) {
   const int64_t micro_batches = config_.batch.rows / config_.batch.micro_rows;
+  const auto make = [&](int64_t i) {
+    Part part("batch");
+    return parallel::to_device(batch(index * micro_batches + i), device_);
+  };
+  if (!recording_) return launch(micro_batches, make);
+  for (int64_t i = 0; i < micro_batches; ++i) {
+    const parallel::Batch b = make(i);
+    if (inputs_.size() < static_cast<size_t>(micro_batches)) {
+      inputs_.push_back(b);
+    } else if (decoder_.share.ends) {
+      inputs_[static_cast<size_t>(i)].ids.copy_(b.ids);
+      inputs_[static_cast<size_t>(i)].labels.copy_(b.labels);
+    }
+  }
+  recording_->run(
+      [&] { launch(micro_batches, [&](int64_t i) { return inputs_[static_cast<size_t>(i)]; }); });
+}
+
+void ProxyRun::launch(int64_t micro_batches,
+                      const std::function<parallel::Batch(int64_t)>& batch_of) {
   parallel::RunOptions run{.training = true, .recompute = recompute_};
   run.loss_seed = 1 / scored();
   {
@@ -110,12 +131,7 @@ void ProxyRun::step(int64_t index) {
   }
   loss_sum_.reset();
   for (int64_t i = 0; i < micro_batches; ++i) {
-    parallel::Batch b;
-    {
-      Part part("batch");
-      b = parallel::to_device(batch(index * micro_batches + i), device_);
-    }
-    parallel::MicroBatch micro(decoder_, units_, dispatcher_, std::move(b), run);
+    parallel::MicroBatch micro(decoder_, units_, dispatcher_, batch_of(i), run);
     micro.forward();
     if (decoder_.share.ends)
       loss_sum_ = loss_sum_.defined() ? at::add(loss_sum_, micro.loss_sum()) : micro.loss_sum();

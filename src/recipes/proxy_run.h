@@ -1,11 +1,15 @@
 // One rank's share of a training step on random tokens, as `conclave benchmark` measures it.
 #pragma once
+#include <functional>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "comm/dispatch_proxy.h"
 #include "optim/adamw.h"
 #include "parallel/micro_batch.h"
 #include "recipes/rank_share.h"
+#include "train/recording.h"
 
 namespace conclave::recipes {
 
@@ -15,7 +19,8 @@ class ProxyRun {
   ProxyRun(const RankShare& share, const BenchmarkConfig& config, at::Device device);
 
   // Step 0, 1, …: makes the batch, forward and backward of each micro-batch, and the optimizer's
-  // update. Names its parts (base/parts.h). Does not wait for the device.
+  // update. Names its parts (base/parts.h). Does not wait for the device, but where a step is
+  // recorded (the config's cuda_graph) in the one that is.
   void step(int64_t index);
 
   // Of the last step, in nats a token; 0 without a head. Waits for the device.
@@ -25,6 +30,7 @@ class ProxyRun {
 
  private:
   parallel::Batch batch(int64_t index) const;
+  void launch(int64_t micro_batches, const std::function<parallel::Batch(int64_t)>& batch_of);
   // Scored tokens of a step: all but the last of each row.
   double scored() const { return static_cast<double>(config_.batch.rows * (seq_len_ - 1)); }
 
@@ -41,6 +47,8 @@ class ProxyRun {
                                  // neighbours would send, the same in each micro-batch
   at::Tensor lr_, grad_scale_;   // [1] fp64
   at::Tensor loss_sum_;          // [1] fp64
+  std::optional<train::Recording> recording_;
+  std::vector<parallel::Batch> inputs_;  // that a recorded step reads
 };
 
 // Floating-point operations a second of one bf16 matrix product [size, size, size] on the CPU.

@@ -5,6 +5,7 @@
 #include "base/human.h"
 #include "base/text.h"
 #include "models/registry.h"
+#include "plan/recompute.h"
 #include "plan/routing.h"
 #include "recipes/shape.h"
 
@@ -12,6 +13,11 @@ namespace conclave::recipes {
 namespace {
 
 long long ll(int64_t n) { return static_cast<long long>(n); }
+
+// What the allocator holds between tensors, more of it for a recorded step's streams; and what the
+// libraries' kernels take beside it as they are loaded.
+constexpr int64_t kHeldBack = int64_t{48} << 20, kHeldForGraph = int64_t{256} << 20,
+                  kLibraries = int64_t{1} << 30;
 
 void check_recompute(const BenchmarkConfig& c, const ConfigSource& source,
                      const plan::ModelShape& shape) {
@@ -37,9 +43,25 @@ void check_layout(const BenchmarkConfig& c, const ConfigSource& source) {
   if (stage % l.dp_shard)
     throw source.error("layout.dp_shard",
                        format("expected a divisor of layout.gpus / layout.pp = %lld", ll(stage)));
+  if (c.cuda_graph && c.gate == "uniform")
+    throw source.error("cuda_graph",
+                       "a recorded step draws the same experts each time; set gate to "
+                       "real or balanced, or leave cuda_graph out");
   if (c.batch.rows % c.batch.micro_rows)
     throw source.error("batch.micro_rows",
                        format("expected a divisor of batch.rows = %lld", ll(c.batch.rows)));
+}
+
+void check_model(const BenchmarkConfig& c, const ConfigSource& source,
+                 const plan::ModelShape& shape) {
+  const auto layers = static_cast<int64_t>(shape.layers.size());
+  if (c.layout.pp > layers)
+    throw source.error("layout.pp", format("expected at most the model's %lld layers", ll(layers)));
+  for (const auto& l : shape.layers)
+    if (l.experts % c.layout.ep)
+      throw source.error("layout.ep",
+                         format("expected a divisor of the model's %lld experts", ll(l.experts)));
+  check_recompute(c, source, shape);
 }
 
 // The last `layers` of the model, or all and fewer of them from the front, as a config.json.
@@ -90,7 +112,7 @@ double received(const BenchmarkConfig& c, const plan::ModelShape& shape) {
 }
 
 int64_t limit_of(const BenchmarkConfig& c, const ConfigSource& source, int64_t free) {
-  if (c.memory_limit == "none") return free;
+  if (c.memory_limit == "none") return free - kLibraries;
   const auto bytes = bytes_of(c.memory_limit);
   if (!bytes || *bytes == 0)
     throw source.error("memory_limit",
@@ -107,16 +129,18 @@ void choose_layers(RankShare& s, const BenchmarkConfig& c, const ConfigSource& s
   for (int64_t n = c.layers ? c.layers : most; n >= 1; --n) {
     s.shape = cut(whole, s.share, n);
     plan::TrainingRun run = s.run;
-    const bool fits = automatic ? plan::fit_recompute(s.shape, run, s.limit)
-                                : plan::forecast_memory(s.shape, run).total() <= s.limit;
+    const int64_t room = s.limit - (c.cuda_graph ? kHeldForGraph : kHeldBack);
+    const bool fits = automatic ? plan::fit_recompute(s.shape, run, room)
+                                : plan::forecast_memory(s.shape, run).total() <= room;
     s.forecast = plan::forecast_memory(s.shape, run);
     if (!fits && n > 1 && !c.layers) continue;
     if (!fits)
       throw source.error(
           c.layers ? "layers" : "memory_limit",
-          format("%lld layers need %s, the limit is %s; set fewer layers, batch.micro_rows or "
+          format("%lld layer%s %s, the limit is %s; set fewer layers, batch.micro_rows or "
                  "more to recompute",
-                 ll(n), human_bytes(static_cast<double>(s.forecast.total())).c_str(),
+                 ll(n), n == 1 ? " needs" : "s need",
+                 human_bytes(static_cast<double>(s.forecast.total())).c_str(),
                  human_bytes(static_cast<double>(s.limit)).c_str()));
     s.run = run;
     return;
@@ -152,7 +176,7 @@ RankShare rank_share(const BenchmarkConfig& c, const ConfigSource& source, Share
     s.architecture = whole.architecture;
     s.whole = shape_of(whole);
   }
-  check_recompute(c, source, s.whole);
+  check_model(c, source, s.whole);
   const auto layers = static_cast<int64_t>(s.whole.layers.size());
   const int64_t with_experts = std::count_if(s.whole.layers.begin(), s.whole.layers.end(),
                                              [](const auto& l) { return l.experts > 0; });
@@ -163,7 +187,8 @@ RankShare rank_share(const BenchmarkConfig& c, const ConfigSource& source, Share
     throw source.error("layers",
                        format("expected at most the %lld that a rank holds", ll(s.layers_held)));
   s.seq_len = for_cpu ? std::min(c.batch.seq_len, c.cpu.seq_len) : c.batch.seq_len;
-  s.limit = for_cpu ? free : limit_of(c, source, free);
+  const int64_t limit = limit_of(c, source, free);
+  s.limit = for_cpu ? free : limit;
   set_run(s, c, for_cpu);
 
   plan::ModelShape whole = s.whole;

@@ -46,6 +46,7 @@ CapturedStep::CapturedStep(nn::Decoder& decoder, parallel::Units& units,
 }
 
 StepFigures CapturedStep::run(std::vector<parallel::Batch> batches, double lr) {
+  const StepStart start(units_.device());
   StepBatches now = on_units(units_, std::move(batches));
   lr_.fill_(lr);
   if (!inputs_) {
@@ -56,7 +57,7 @@ StepFigures CapturedStep::run(std::vector<parallel::Batch> batches, double lr) {
             "cannot follow; join them (data.documents: joined), or leave cuda_graph out");
     inputs_ = now;
   } else if (!alike(now, *inputs_)) {
-    return launch(std::move(now));
+    return launch(std::move(now), start);
   } else {
     for (size_t i = 0; i < now.batches.size(); ++i) {
       const parallel::Batch &from = now.batches[i], &to = inputs_->batches[i];
@@ -69,13 +70,13 @@ StepFigures CapturedStep::run(std::vector<parallel::Batch> batches, double lr) {
     figures_ = launch_step(decoder_, units_, dispatcher_, optimizer_, *inputs_, lr_, options_);
   });
   if (++runs_ > Recording::kWarmUp) ++replayed_;
-  return {figures_, inputs_->scored};
+  return {figures_, inputs_->scored, start};
 }
 
-StepFigures CapturedStep::launch(StepBatches batches) {
+StepFigures CapturedStep::launch(StepBatches batches, const StepStart& start) {
   const int64_t scored = batches.scored;
   return {launch_step(decoder_, units_, dispatcher_, optimizer_, std::move(batches), lr_, options_),
-          scored};
+          scored, start};
 }
 
 }  // namespace conclave::train

@@ -24,7 +24,7 @@ class CapturedStep {
   int64_t replayed() const { return replayed_; }  // steps that were one launch
 
  private:
-  StepFigures launch(StepBatches batches);
+  StepFigures launch(StepBatches batches, const StepStart& start);
 
   nn::Decoder& decoder_;
   parallel::Units& units_;

@@ -94,7 +94,6 @@ class Loop {
       const int64_t count = std::min(config_.micro_rows, rows_ - done);
       batches.push_back(make_batch(parts_.train.batch(parts_.sampler.rows(first + done, count))));
     }
-    if (!launched_) step_timer_.restart();
     options_.lr = config_.lr(state_.step + in_flight() + 1);
     if (captured_) return {options_.lr, captured_->run(std::move(batches), options_.lr)};
     return {options_.lr, step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer,
@@ -117,8 +116,6 @@ class Loop {
 
   void count(const Launched& launched) {
     const StepResult r = launched.figures.wait();
-    const double seconds = step_timer_.seconds();
-    step_timer_.restart();
     state_.step += 1;
     state_.sample += config_.rows;
     if (r.skipped) {
@@ -131,12 +128,16 @@ class Loop {
     }
     result_.tokens += r.scored;
     result_.last_loss = r.loss;
-    note(r, launched.lr, seconds);
+    note(r, launched.lr);
   }
 
-  void note(const StepResult& r, double lr, double seconds) {
-    const double rate = static_cast<double>(r.scored) / seconds;
-    rate_ = rate_ == 0 ? rate : 0.95 * rate_ + 0.05 * rate;
+  void note(const StepResult& r, double lr) {
+    // Times are smoothed, not rates: a step whose figures come right after those before it (the
+    // last before a validation was launched with the one before) would count for many.
+    const double rate = static_cast<double>(r.scored) / r.seconds,
+                 per_token = r.seconds / static_cast<double>(std::max<int64_t>(r.scored, 1));
+    seconds_per_token_ = rate_ == 0 ? per_token : 0.95 * seconds_per_token_ + 0.05 * per_token;
+    rate_ = 1 / seconds_per_token_;
     auto finite = [](double x) { return std::isfinite(x) ? nlohmann::json(x) : nlohmann::json(); };
     line_ = {{"step", state_.step},
              {"loss", finite(r.loss)},
@@ -145,7 +146,7 @@ class Loop {
              {"lr", lr},
              {"tokens", state_.tokens},
              {"max_load", r.max_load},
-             {"seconds", seconds},
+             {"seconds", r.seconds},
              {"tokens_per_second", rate},
              {"skipped", r.skipped}};
     if (config_.mtp_weight != 0) line_["mtp_loss"] = finite(r.mtp_loss);
@@ -217,8 +218,8 @@ class Loop {
   StepOptions options_;
   std::optional<CapturedStep> captured_;
   std::optional<Launched> launched_;
-  Timer timer_, step_timer_;
-  double rate_ = 0;
+  Timer timer_;
+  double seconds_per_token_ = 0, rate_ = 0;
   int64_t saved_step_;
 };
 

@@ -16,7 +16,7 @@
 #include <cmath>
 
 #include "nn/router.h"
-#include "ops/adamw.h"
+#include "optim/clip.h"
 
 namespace conclave::train {
 namespace {
@@ -86,6 +86,13 @@ void correct_biases(nn::Decoder& decoder, const std::vector<at::Tensor>& loads, 
       nn::correct_bias(*bias, loads[i].mul(counts), rate);
 }
 
+// An event behind what the current stream of a GPU has to do.
+std::shared_ptr<void> mark(at::Device device) {
+  auto event = std::make_shared<c10::Event>(device.type(), c10::EventFlag::BACKEND_DEFAULT);
+  event->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+  return event;
+}
+
 // The numbers of a step, in the order in which they come to the host.
 enum Figure : size_t { kLoss, kMtpLoss, kAux, kGradNorm, kScale, kMaxLoad, kFigures };
 
@@ -146,8 +153,8 @@ at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispa
   const at::Tensor loss = g.loss_sum.div(static_cast<double>(std::max<int64_t>(g.scored, 1))),
                    mtp_loss = g.mtp_loss_sum.div(g.mtp_scored.clamp_min(1)),
                    squares = units.squared_gradient_norm();
-  // As torch.nn.utils.clip_grad_norm_ scales; not a number where the step is to be skipped.
-  const at::Tensor scale = ops::clip_scale(squares, at::add(loss, mtp_loss), options.clip_norm);
+  // Not a number where the step is to be skipped.
+  const at::Tensor scale = optim::clip_scale(squares, at::add(loss, mtp_loss), options.clip_norm);
   optimizer.step(lr, scale);
   correct_biases(decoder, g.loads, options.bias_rate, scale);
   units.weights_changed();
@@ -161,20 +168,29 @@ at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispa
   return at::cat(figures);
 }
 
-StepFigures::StepFigures(const at::Tensor& numbers, int64_t scored)
-    : host_(numbers), scored_(scored) {
-  if (numbers.is_cpu()) return;
+StepStart::StepStart(at::Device device) {
+  if (device.is_cuda()) event_ = mark(device);
+}
+
+StepFigures::StepFigures(const at::Tensor& numbers, int64_t scored, const StepStart& start)
+    : host_(numbers), start_(start.event_), scored_(scored) {
+  if (numbers.is_cpu()) {
+    seconds_ = start.timer_.seconds();
+    return;
+  }
   host_ = at::empty(numbers.sizes(), at::TensorOptions().dtype(at::kDouble).pinned_memory(true));
   host_.copy_(numbers, /*non_blocking=*/true);
-  const c10::impl::VirtualGuardImpl device(numbers.device().type());
-  auto event = std::make_shared<c10::Event>(numbers.device().type());
-  event->record(device.getStream(numbers.device()));
-  done_ = std::move(event);
+  done_ = mark(numbers.device());
 }
 
 StepResult StepFigures::wait() const {
   TORCH_CHECK(host_.defined(), "step: expected figures of a step that was launched");
-  if (done_) static_cast<c10::Event*>(done_.get())->synchronize();
+  double seconds = seconds_;
+  if (done_) {
+    const auto& done = *static_cast<const c10::Event*>(done_.get());
+    done.synchronize();
+    seconds = static_cast<const c10::Event*>(start_.get())->elapsedTime(done) / 1000;
+  }
   const double* n = host_.const_data_ptr<double>();
   return {.loss = n[kLoss],
           .mtp_loss = n[kMtpLoss],
@@ -182,17 +198,20 @@ StepResult StepFigures::wait() const {
           .grad_norm = n[kGradNorm],
           .scored = scored_,
           .skipped = !std::isfinite(n[kScale]),
-          .max_load = n[kMaxLoad]};
+          .max_load = n[kMaxLoad],
+          .seconds = seconds};
 }
 
 StepFigures step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
                  optim::AdamW& optimizer, std::vector<parallel::Batch> batches,
                  const StepOptions& options) {
+  const StepStart start(units.device());
   StepBatches here = on_units(units, std::move(batches));
   const int64_t scored = here.scored;
   const at::Tensor lr =
       at::full({1}, options.lr, at::TensorOptions().dtype(at::kDouble).device(units.device()));
-  return {launch_step(decoder, units, dispatcher, optimizer, std::move(here), lr, options), scored};
+  return {launch_step(decoder, units, dispatcher, optimizer, std::move(here), lr, options), scored,
+          start};
 }
 
 Evaluation evaluate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/timer.h"
 #include "comm/dispatch.h"
 #include "nn/decoder.h"
 #include "optim/adamw.h"
@@ -67,6 +68,18 @@ struct StepResult {
   bool skipped = false;  // a loss or gradient was not finite: weights, moments, the optimizer's
                          // count of steps and correction biases are as before
   double max_load = 0;   // largest share of an expert in any layer, as a multiple of the mean
+  double seconds = 0;    // on the device, from its batches to its figures
+};
+
+// When a step began: on a GPU a mark behind what its stream has to do before.
+class StepStart {
+ public:
+  explicit StepStart(at::Device device);
+
+ private:
+  friend class StepFigures;
+  Timer timer_;
+  std::shared_ptr<void> event_;  // none on the CPU
 };
 
 // A step's figures on their way to the host.
@@ -74,14 +87,16 @@ class StepFigures {
  public:
   StepFigures() = default;
   // `numbers`: what launch_step returned. Starts the copy behind the work of the current stream.
-  StepFigures(const at::Tensor& numbers, int64_t scored);
+  StepFigures(const at::Tensor& numbers, int64_t scored, const StepStart& start);
   // Waits until the step is done.
   StepResult wait() const;
 
  private:
-  at::Tensor host_;             // [numbers] fp64, pinned for those of a GPU
-  std::shared_ptr<void> done_;  // the event behind the copy; none on the CPU
+  at::Tensor host_;              // [numbers] fp64, pinned for those of a GPU
+  std::shared_ptr<void> done_;   // the event behind the copy; none on the CPU
+  std::shared_ptr<void> start_;  // likewise
   int64_t scored_ = 0;
+  double seconds_ = 0;  // on the CPU
 };
 
 // accumulate, clip, and one update of the optimizer over this rank's shards, then of the correction

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <stdexcept>
 
 #include "base/stderr_of.h"
@@ -28,6 +29,7 @@ TEST(Log, OneLineEach) {
 }
 
 TEST(Log, ColourOnTerminalsUnlessRefused) {
+  CONCLAVE_NEEDS_TERMINAL();
   EXPECT_EQ(stderr_of(true, [] { log_warn("x"); }), "\x1b[33mwarning:\x1b[0m x\r\n");
   EXPECT_EQ(stderr_of(true,
                       [] {
@@ -40,6 +42,7 @@ TEST(Log, ColourOnTerminalsUnlessRefused) {
 }
 
 TEST(Terminal, LinesScrollAboveTheStatus) {
+  CONCLAVE_NEEDS_TERMINAL();
   EXPECT_EQ(stderr_of(true,
                       [] {
                         terminal_status("50 %");
@@ -52,6 +55,17 @@ TEST(Terminal, LinesScrollAboveTheStatus) {
   EXPECT_EQ(stderr_of(true, [] { terminal_status(std::string(38, 'x') + "éé"); }),
             "\r\x1b[K" + std::string(38, 'x') + "é");
   EXPECT_EQ(stderr_of(false, [] { terminal_status("50 %"); }), "");
+}
+
+TEST(LogDeathTest, AQuietRankOnlyWarns) {
+  EXPECT_EXIT(
+      {
+        set_log_quiet();
+        log_info("a line");
+        log_warn("a reason");
+        std::_Exit(log_is_quiet() ? 0 : 1);
+      },
+      testing::ExitedWithCode(0), "^(\\[rank [0-9]+\\] )?warning: a reason\n$");
 }
 
 }  // namespace

@@ -29,6 +29,7 @@ TEST(StatusLine, PlainLinesComeNowAndThen) {
 }
 
 TEST(StatusLine, ATerminalIsRewritten) {
+  CONCLAVE_NEEDS_TERMINAL();
   EXPECT_EQ(stderr_of(true,
                       [] {
                         StatusLine line(100);

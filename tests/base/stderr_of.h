@@ -2,6 +2,7 @@
 // terminal of 40 columns.
 #pragma once
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
@@ -11,7 +12,18 @@
 #include <stdexcept>
 #include <string>
 
+// First line of a test that looks at a terminal: a chroot may have none.
+#define CONCLAVE_NEEDS_TERMINAL() \
+  if (!has_terminals()) GTEST_SKIP() << "there are no pseudo-terminals here (/dev/pts)"
+
 namespace conclave {
+
+inline bool has_terminals() {
+  const int end = ::posix_openpt(O_RDWR | O_NOCTTY);
+  const bool has = end >= 0 && ::grantpt(end) == 0 && ::unlockpt(end) == 0;
+  if (end >= 0) ::close(end);
+  return has;
+}
 
 struct Ended {
   std::string text;

@@ -28,7 +28,7 @@ except ImportError as missing:
     sys.exit(77)
 
 TOLERANCE = 1e-5  # of fp32 losses and gradients, relative to a tensor's largest
-SETTINGS = {"steps": 12, "validation__every": 6, "checkpoint__every": 0, "threads": 1}
+SETTINGS = {"steps": 12, "schedule__warmup_steps": 0, "validation__every": 6, "checkpoint__every": 0, "threads": 1}
 LAYOUTS = {  # of so many ranks
     2: [{}, {"dp_replicate": 2}, {"ep": 1}],
     4: [{}, {"dp_replicate": 2, "ep": 2}, {"ep": 2, "ep_replicate": 2, "dispatcher": "all_gather"}],
@@ -177,8 +177,8 @@ class Trial:
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--ranks", type=int, nargs="+", default=[2, 4], choices=sorted(LAYOUTS))
-    parse.add_argument("--launchers", nargs="+", default=["launch", "torchrun"], choices=["launch", "torchrun", "mpirun", "srun"])
+    parse.add_argument("--ranks", type=int, nargs="+", default=[4], choices=sorted(LAYOUTS))
+    parse.add_argument("--launchers", nargs="+", default=["launch"], choices=["launch", "torchrun", "mpirun", "srun"])
     parse.add_argument("--only", choices=["parity", "stop", "kill", "full_disk", "restart"])
     args = parse.parse_args()
     tally = Tally()

@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "parity"))
 from program import ROOT, conclave  # noqa: E402
 
 failures = []
-TINY = ["cpu.width=64", "cpu.heads=16", "cpu.head_dim=16", "cpu.layers=2", "cpu.seq_len=64", "batch.rows=4", "batch.micro_rows=2"]
+TINY = ["device=cpu", "cpu.width=64", "cpu.heads=16", "cpu.head_dim=16", "cpu.layers=2", "cpu.seq_len=64", "batch.rows=4", "batch.micro_rows=2"]
 RANKS = {"qwen3_moe_30b": (1, 5.34), "gptoss_20b": (1, 3.44), "gptoss_120b": (2, 3.95), "deepseek_v3": (2, 7.68), "kimi_k2": (4 / 3, 7.24)}
 
 
@@ -68,6 +68,7 @@ for sets, expected in [
     (["layout.ep=3"], "expected a divisor"),
     (["layout.pp=3"], "expected a divisor"),
     (["batch.micro_rows=3"], "expected a divisor of batch.rows"),
+    (["cuda_graph=true", "gate=uniform"], "draws the same experts"),
     (["recompute=[gates]"], "cannot be made again"),
     (["layers=49"], "expected at most the 48"),
     (["model.config.num_expert=8"], "did you mean `num_experts`?"),

@@ -62,6 +62,16 @@ TEST(RankShare, FewerLayersWhereTheLimitIsSmaller) {
   EXPECT_LE(s.forecast.total(), int64_t{40} << 30);
   const auto more = read(kShipped[3], {"memory_limit=40 GiB", "layers=16"});
   EXPECT_THROW(rank_share(more.value, more.source, ShareOf::full_size, kFree), ConfigError);
+  const std::vector<std::vector<std::string>> impossible{
+      {"layout.gpus=5", "layout.ep=5", "layout.dp_shard=5"},
+      {"layout.gpus=64", "layout.pp=64", "layout.ep=1", "layout.dp_shard=1"},
+      {"memory_limit=72"}};
+  for (const auto& sets : impossible)
+    for (const ShareOf size : {ShareOf::cpu, ShareOf::full_size}) {
+      SCOPED_TRACE(sets.back());
+      const auto bad = read(kShipped[0], sets);
+      EXPECT_THROW(rank_share(bad.value, bad.source, size, kFree), ConfigError);
+    }
 }
 
 }  // namespace

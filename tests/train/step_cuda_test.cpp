@@ -73,6 +73,8 @@ TEST_P(StepsOnGpu, ThreeAreTheCpus) {
     EXPECT_NEAR(got.grad_norm, want.grad_norm, 1e-4 * want.grad_norm) << "step " << i;
     EXPECT_EQ(got.max_load, want.max_load) << "step " << i;
     EXPECT_EQ(got.scored, want.scored);
+    EXPECT_GT(got.seconds, 0);
+    EXPECT_LT(got.seconds, 60);
   }
   EXPECT_EQ(gpu.optimizer.steps(), 3);
 }

@@ -158,6 +158,7 @@ TEST(Step, ClipsAsTorchDoes) {
     double squares = 0;
     for (const auto& s : tiny.units.shards()) squares += s.grad.square().sum().item().toDouble();
     EXPECT_NEAR(r.grad_norm, std::sqrt(squares), 1e-13);
+    EXPECT_GT(r.seconds, 0);
     // torch.nn.utils.clip_grad_norm_: times min(1, clip / (norm + 1e-6)).
     const double scale = clip == 0.25 ? 0.25 / (std::sqrt(squares) + 1e-6) : 1;
     if (clip == 0.25) {
