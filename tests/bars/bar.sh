@@ -30,8 +30,9 @@ try:
 except ValueError:
     suites = []
 for test in (test for suite in suites for test in suite["testsuite"]):
-    for key in test.keys() - known if test["result"] == "COMPLETED" else ():
-        print(f"         {test['name']}: {key}: {test[key]}")
+    for key in sorted(test.keys() - known) if test["result"] == "COMPLETED" else ():
+        value = f"{float(test[key]):.1e}" if "e-" in test[key] else test[key]
+        print(f"         {test['name']}: {key}: {value}")
 PY
   rm -f "$record"
   [ $code = 0 ] && [ "$count" -gt 0 ] && return 0

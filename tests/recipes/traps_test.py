@@ -28,7 +28,7 @@ def trap10(tmp):
         reference.make_folder(folder, of, case)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(tiny.folder / "tokenizer" / name, folder)
-        run = {"output": str(tmp / f"{model_type}_run"), "threads": 1, "steps": 2, "model": {"from": str(folder)}, "schedule": {"kind": "constant"}}
+        run = {"output": str(tmp / f"{model_type}_run"), "threads": 1, "steps": 2, "model": {"from": str(folder)}, "schedule": {"kind": "constant", "warmup_steps": 0}}
         run["data"] = {"text": {"paths": [str(tiny.folder / "text")]}, "seq_len": 32, "cache": str(tmp / "cache")}
         run |= {"batch": {"rows": 4, "micro_rows": 2}, "validation": {"every": 0}, "checkpoint": {"every": 2}}
         path = tmp / f"{model_type}.yaml"
