@@ -19,5 +19,5 @@ for file in tests/parity/families/*.py; do
 done
 "$PYTHON" tests/parity/mtp_parity.py || status=1
 "$PYTHON" tests/parity/generate_parity.py || status=1
-"$PYTHON" tests/bars/fresh_folders.py 3 || status=1
+"$PYTHON" tests/bars/fresh_folders.py || status=1
 verdict 4.1 "five architectures agree with transformers" $status
