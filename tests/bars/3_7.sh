@@ -13,7 +13,7 @@ recompute by tensor class changes memory and not one bit of the gradients|parall
 weight gradients deferred to after the whole backward|parallel_test|*MicroBatches.Deferred*
 segments of two micro-batches interleaved give the same result|parallel_test|*MicroBatches.Interleaved*
 the whole model's gradients are finite differences; a packed row is its documents|parallel_test|*MicroBatch*.GradientsAre* *MicroBatches.APackedRow*
-all-gather, reduce-scatter, all-reduce and all-to-all on threads with 1, 2 and 4 ranks|comm_test|Threads.AllGather* Threads.ReduceScatter* Threads.AllReduce* Threads.AllToAll* Meeting.*
+all-gather, reduce-scatter, all-reduce and all-to-all on threads with 1, 2 and 4 ranks|comm_test|Threads.TheValuesOfAllCollectives Threads.BFloat16* Meeting.*
 a plain data-parallel step equals one rank's in fp64 to 1e-12|train_test|DataParallel.*
 the cut into micro-batches, clipping and skipped steps|train_test|Step.*
 "
