@@ -8,16 +8,6 @@
 #include "recipes/gpu_memory_cuda.h"
 
 namespace conclave::recipes {
-namespace {
-
-#ifdef CONCLAVE_CUDA
-constexpr bool kCudaBuild = true;
-#else
-constexpr bool kCudaBuild = false;
-#endif
-
-}  // namespace
-
 at::Device choose_device(const std::string& name, const std::string& where) {
   if (name != "auto" && name != "cpu" && name != "cuda")
     throw ConfigError(where + ": expected auto, cpu or cuda, got `" + name + "`");

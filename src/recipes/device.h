@@ -6,6 +6,13 @@
 
 namespace conclave::recipes {
 
+// Whether the program has the *_cuda.cpp files, and so what stands in recipes::cuda.
+#ifdef CONCLAVE_CUDA
+inline constexpr bool kCudaBuild = true;
+#else
+inline constexpr bool kCudaBuild = false;
+#endif
+
 // auto (a GPU where there is one, and it says so), cpu or cuda. ConfigError, beginning with
 // `where`, for any other name and where there is no GPU for `cuda`.
 at::Device choose_device(const std::string& name, const std::string& where);

@@ -17,12 +17,6 @@
 namespace conclave::recipes {
 namespace {
 
-#ifdef CONCLAVE_CUDA
-constexpr bool kCudaBuild = true;
-#else
-constexpr bool kCudaBuild = false;
-#endif
-
 long long ll(int64_t n) { return static_cast<long long>(n); }
 
 }  // namespace

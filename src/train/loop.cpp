@@ -132,12 +132,9 @@ class Loop {
   }
 
   void note(const StepResult& r, double lr) {
-    // Times are smoothed, not rates: a step whose figures come right after those before it (the
-    // last before a validation was launched with the one before) would count for many.
-    const double rate = static_cast<double>(r.scored) / r.seconds,
-                 per_token = r.seconds / static_cast<double>(std::max<int64_t>(r.scored, 1));
-    seconds_per_token_ = rate_ == 0 ? per_token : 0.95 * seconds_per_token_ + 0.05 * per_token;
-    rate_ = 1 / seconds_per_token_;
+    // The mean is of times, not of rates, in which a quick step would count for several.
+    const double rate = static_cast<double>(r.scored) / r.seconds;
+    rate_ = rate_ == 0 ? rate : 1 / (0.95 / rate_ + 0.05 / rate);
     auto finite = [](double x) { return std::isfinite(x) ? nlohmann::json(x) : nlohmann::json(); };
     line_ = {{"step", state_.step},
              {"loss", finite(r.loss)},
@@ -219,7 +216,7 @@ class Loop {
   std::optional<CapturedStep> captured_;
   std::optional<Launched> launched_;
   Timer timer_;
-  double seconds_per_token_ = 0, rate_ = 0;
+  double rate_ = 0;  // tokens a second, smoothed
   int64_t saved_step_;
 };
 

@@ -5,11 +5,10 @@ or 1; 77 without a GPU.
 
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
-from processes import ROOT, Started, Tally, launch
+from processes import ROOT, Started, Tally, has_gpu, launch
 
 sys.path.append(str(ROOT / "tests/bars"))
 
@@ -29,12 +28,7 @@ def furthest(a, b):
 
 
 def main():
-    try:
-        gpus = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
-        gpus = ""
-    if not gpus:
-        print("skipped: there is no GPU")
+    if not has_gpu():
         return 77
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:

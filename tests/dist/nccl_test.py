@@ -5,11 +5,10 @@ hangs, dies or sends another size. Exit status 0 or 1; 77 without a GPU.
 """
 
 import pathlib
-import subprocess
 import sys
 import tempfile
 
-from processes import LIMIT, RANK_CASES, Started, Tally, launch
+from processes import LIMIT, RANK_CASES, Started, Tally, has_gpu, launch
 
 CUDA = {"CONCLAVE_TEST_DEVICE": "cuda", "CONCLAVE_SHARE_GPU": 1}
 SIZES = [int(a) for a in sys.argv[1:]] or [2, 4, 8]
@@ -20,12 +19,7 @@ def start(folder, ranks, *case, timeout=15, **variables):
 
 
 def main():
-    try:
-        gpus = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
-        gpus = ""
-    if not gpus:
-        print("skipped: there is no GPU")
+    if not has_gpu():
         return 77
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:

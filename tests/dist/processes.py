@@ -17,6 +17,17 @@ RANK_CASES = os.environ.get("CONCLAVE_RANK_CASES", str(ROOT / "build/release/tes
 LIMIT = 60  # seconds in which a fault must have ended all ranks
 
 
+def has_gpu():
+    """Says so where there is none, for a test that leaves with 77 then."""
+    try:
+        gpus = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        gpus = ""
+    if not gpus:
+        print("skipped: there is no GPU")
+    return bool(gpus)
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
