@@ -55,8 +55,8 @@ void trace_steps(ProxyRun& run, const BenchmarkConfig& c, Figures& f) {
   }
 }
 
-// Times, losses, peak and parts of the run's steps; the rank share and a recording's memory are gone
-// afterwards.
+// Times, losses, peak and parts of the run's steps; the rank share and a recording's memory are
+// gone afterwards.
 void run_steps(const RankShare& s, const BenchmarkConfig& c, at::Device device, Figures& f) {
   int64_t calls = 0;
   ProxyRun run(s, c, device);
