@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/config.h"
+#include "comm/capacity.h"
 #include "comm/dry.h"
 #include "plan/rank_picture.h"
 #include "recipes/pretrain_config.h"
@@ -18,8 +19,9 @@ constexpr int kRanksOfNode = 8;
 
 struct DryRanks {
   comm::RankLayout layout;
-  int64_t experts = 0;  // of a layer
-  comm::Ledger ledger;  // of a step of any rank
+  int64_t experts = 0;                     // of a layer
+  comm::Ledger ledger;                     // of a step of any rank
+  std::optional<comm::Capacity> capacity;  // where the config has one: what it begins with
   // Bytes that stay on a rank, the same on each: weights, gradients, and of those that are cut the
   // gathered weights and whole gradients; AdamW's moments and low bits.
   int64_t dense_weights = 0, expert_weights = 0;

@@ -34,6 +34,7 @@ class Loop {
         state_(state),
         ranks_(parts.units.comm()),
         rows_(config.rows / ranks_.size()),
+        micro_rows_(std::min(config.micro_rows, rows_)),
         options_{.clip_norm = config.clip_norm,
                  .recompute = config.recompute,
                  .bias_rate = config.bias_rate,
@@ -91,8 +92,8 @@ class Loop {
     const int64_t first =
         state_.sample + in_flight() * config_.rows + ranks_.rank() * rows_;  // of this rank's
     std::vector<parallel::Batch> batches;
-    for (int64_t done = 0; done < rows_; done += config_.micro_rows) {
-      const int64_t count = std::min(config_.micro_rows, rows_ - done);
+    for (int64_t done = 0; done < rows_; done += micro_rows_) {
+      const int64_t count = std::min(micro_rows_, rows_ - done);
       batches.push_back(make_batch(parts_.train.batch(parts_.sampler.rows(first + done, count))));
     }
     options_.lr = config_.lr(state_.step + in_flight() + 1);
@@ -149,16 +150,11 @@ class Loop {
     const double rate = static_cast<double>(r.scored) / r.seconds;
     rate_ = rate_ == 0 ? rate : 1 / (0.95 / rate_ + 0.05 / rate);
     auto finite = [](double x) { return std::isfinite(x) ? nlohmann::json(x) : nlohmann::json(); };
-    line_ = {{"step", state_.step},
-             {"loss", finite(r.loss)},
-             {"aux", finite(r.aux)},
-             {"grad_norm", finite(r.grad_norm)},
-             {"lr", launched.lr},
-             {"tokens", state_.tokens},
-             {"max_load", r.max_load},
-             {"seconds", r.seconds},
-             {"tokens_per_second", rate},
-             {"skipped", r.skipped}};
+    line_ = {{"step", state_.step},       {"loss", finite(r.loss)},
+             {"aux", finite(r.aux)},      {"grad_norm", finite(r.grad_norm)},
+             {"lr", launched.lr},         {"tokens", state_.tokens},
+             {"max_load", r.max_load},    {"seconds", r.seconds},
+             {"tokens_per_second", rate}, {"skipped", r.skipped}};
     if (config_.mtp_weight != 0) line_["mtp_loss"] = finite(r.mtp_loss);
     if (capacity_.is_needed()) {
       line_["peer_rows"] = {r.load.peer_rows, launched.capacity.peer_rows};
@@ -179,7 +175,7 @@ class Loop {
   }
 
   void run_validation() {
-    result_.last_validation = validate(parts_, capacity_, config_.micro_rows);
+    result_.last_validation = validate(parts_, capacity_, micro_rows_);
     line_["validation_loss"] = result_.last_validation;
     status_.finish(format("step %lld  validation loss %.4f", static_cast<long long>(state_.step),
                           result_.last_validation));
@@ -190,7 +186,7 @@ class Loop {
     parts_.folder.retire_old(state_.step);
     if (metrics_) result_.last_loss = metrics_->loss_before().value_or(0);
     if (parts_.validation && !result_.stopped)
-      result_.last_validation = validate(parts_, capacity_, config_.micro_rows);
+      result_.last_validation = validate(parts_, capacity_, micro_rows_);
   }
 
   void save() {
@@ -223,7 +219,7 @@ class Loop {
   Parts& parts_;
   TrainState& state_;
   comm::Comm& ranks_;
-  const int64_t rows_;                 // of a step on this rank
+  const int64_t rows_, micro_rows_;    // of a step on this rank, and at once
   std::optional<MetricsLog> metrics_;  // on rank 0
   checkpoint::BackgroundWriter writer_;
   StatusLine status_;
