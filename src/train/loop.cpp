@@ -168,16 +168,11 @@ class Loop {
     const double rate = static_cast<double>(r.scored) / r.seconds;
     rate_ = rate_ == 0 ? rate : 1 / (0.95 / rate_ + 0.05 / rate);
     auto finite = [](double x) { return std::isfinite(x) ? nlohmann::json(x) : nlohmann::json(); };
-    line_ = {{"step", state_.step},
-             {"loss", finite(r.loss)},
-             {"aux", finite(r.aux)},
-             {"grad_norm", finite(r.grad_norm)},
-             {"lr", launched.lr},
-             {"tokens", state_.tokens},
-             {"max_load", r.max_load},
-             {"seconds", r.seconds},
-             {"tokens_per_second", rate},
-             {"skipped", r.skipped}};
+    line_ = {{"step", state_.step},       {"loss", finite(r.loss)},
+             {"aux", finite(r.aux)},      {"grad_norm", finite(r.grad_norm)},
+             {"lr", launched.lr},         {"tokens", state_.tokens},
+             {"max_load", r.max_load},    {"seconds", r.seconds},
+             {"tokens_per_second", rate}, {"skipped", r.skipped}};
     if (config_.mtp_weight != 0) line_["mtp_loss"] = finite(r.mtp_loss);
     if (capacity_.is_needed()) {
       line_["peer_rows"] = {r.load.peer_rows, launched.capacity.peer_rows};
