@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/attention_sink.h"
+#include "ops/attention_cudnn_cuda.h"
 
 namespace conclave::ops::cuda {
 namespace {
@@ -42,6 +43,13 @@ Documents documents_of(std::span<const int64_t> q_offsets, std::span<const int64
 
 enum class AttentionWay { cudnn, flash, math };
 
+bool deterministic() { return at::globalContext().deterministicAlgorithms(); }
+
+CudnnAttention cudnn_attention(const at::Tensor& q, const at::Tensor& v, const Documents& d,
+                               double scale) {
+  return {d.count, d.length, q.size(1), v.size(1), q.size(2), v.size(2), scale};
+}
+
 AttentionWay way_of(const at::Tensor& q, const at::Tensor& v, const Documents& d,
                     const AttentionOptions& options) {
   const int64_t head_dim = q.size(2), v_dim = v.size(2);
@@ -51,7 +59,7 @@ AttentionWay way_of(const at::Tensor& q, const at::Tensor& v, const Documents& d
   const bool dims = (head_dim == v_dim && head_dim <= 128 && head_dim % 8 == 0) ||
                     (head_dim == 192 && v_dim == 128);
   if (!cuts && dims && d.same_keys && d.length > 0 && d.length % 64 == 0 &&
-      !at::globalContext().deterministicAlgorithms())
+      (!deterministic() || has_deterministic_cudnn(cudnn_attention(q, v, d, options.scale))))
     return AttentionWay::cudnn;
   return AttentionWay::flash;
 }
@@ -106,6 +114,9 @@ class Cudnn {
                          const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse) const {
     const int64_t n = d_.length;
     at::Tensor stats = lse.view({q.size(1), d_.count, n}).transpose(0, 1).contiguous();
+    if (deterministic())
+      return deterministic_cudnn_backward(cudnn_attention(q, v, d_, scale_), dout, q, k, v, out,
+                                          stats);
     if (lse_dims_ == 4) stats = stats.unsqueeze(-1);
     const at::Tensor none,
         seed = at::empty({}, q.options().dtype(at::kLong));  // of a dropout that is off
