@@ -32,6 +32,9 @@ const std::vector<AttentionCase> kAttentionCases = {
     {"equal documents, longer", {576, 576}, 8, 2, 128, 128},
     {"equal documents, dim 40", {64, 64}, 4, 2, 40, 40},
     {"equal documents, a window that cuts, sinks", {128, 128}, 8, 2, 64, 64, 40, true},
+    {"equal documents, a window that cuts", {192, 192}, 8, 2, 128, 128, 70},
+    {"one document, a window of one key", {64}, 4, 2, 64, 64, 1},
+    {"latent's dims, a window that cuts, sinks", {128, 128}, 4, 4, 192, 128, 65, true},
     {"a window that does not cut", {128, 128}, 4, 2, 64, 64, 128},
     {"packed documents", {1, 2, 39, 40, 41, 130, 7}, 6, 2, 64, 64},
     {"packed documents, window, sinks", {1, 2, 39, 40, 41, 130, 7}, 6, 2, 64, 64, 40, true},
@@ -115,8 +118,8 @@ TEST(AttentionCuda, DeterministicTurnsDoNotShow) {
   const at::Tensor stats = lse.view({12, 3, 256}).transpose(0, 1).contiguous();
   auto backward = [&, &out = out](int64_t scores) -> Tensors {
     const cuda::CudnnAttention n{3, 256, 12, 3, 64, 64, 0.2};
-    if (!cuda::has_deterministic_cudnn(n, scores)) return {};
-    auto g = cuda::deterministic_cudnn_backward(n, in[3], in[0], in[1], in[2], out, stats, scores);
+    if (!cuda::has_cudnn_deterministic(n, scores)) return {};
+    auto g = cuda::cudnn_deterministic(n, in[3], in[0], in[1], in[2], out, stats, scores);
     return moved({g.dq, g.dk, g.dv}, at::kCPU);
   };
   const Tensors together = backward(int64_t{1} << 30);
