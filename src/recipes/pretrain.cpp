@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "comm/call_times.h"
 #include "data/bigram.h"
 #include "data/tokenized_text.h"
 #include "optim/adamw.h"
@@ -232,8 +233,10 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   install_stop_handlers();
   options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options), world);
   options.dispatcher = c.parallel.dispatcher + (c.parallel.capacity ? "_capacity" : "");
-  options.ranks = world;
+  comm::CallTimes calls;
+  std::optional<comm::TimedFactory> timed;
   if (world) {
+    options.ranks = &timed.emplace(*world, calls);
     options.device = settle(*world, device);
     log_info("layout: " + options.layout.text());
   }
@@ -304,6 +307,7 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   };
   train::Parts parts{*m.decoder,    *m.units,  *m.dispatcher, optimizer, d.train,
                      &d.validation, d.sampler, folder,        {}};
+  if (world) parts.calls = &calls;
   parts.complete = [&](checkpoint::FolderContents& contents) {
     contents.config_json = config_to_save.dump(2) + "\n";
     contents.files = companions;
