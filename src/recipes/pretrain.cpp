@@ -291,9 +291,9 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.cuda_graph = c.cuda_graph;
   if (c.parallel.capacity) {
-    const int64_t at_once = std::min(c.batch.micro_rows, c.batch.rows / options.layout.world());
-    loop.capacity = comm::CapacityRule(
-        load_facts(shape, at_once * c.data.seq_len, options.layout.ep), *c.parallel.capacity);
+    const int64_t tokens = rows_at_once(c, options.layout.world()) * c.data.seq_len;
+    loop.capacity = comm::CapacityRule(load_facts(shape, tokens, options.layout.ep),
+                                       *c.parallel.capacity);
   }
   std::optional<GpuFigures> gpu;
   if (device.is_cuda()) {
