@@ -108,7 +108,7 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
 
   install_stop_handlers();
   options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options), world);
-  options.dispatcher = c.parallel.dispatcher;
+  options.dispatcher = c.parallel.dispatcher + (c.parallel.capacity ? "_capacity" : "");
   comm::CallTimes calls;
   std::optional<comm::TimedFactory> timed;
   if (world) {
@@ -166,6 +166,11 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                          .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.cuda_graph = c.cuda_graph;
+  if (c.parallel.capacity) {
+    const int64_t at_once = std::min(c.batch.micro_rows, c.batch.rows / options.layout.world());
+    loop.capacity = comm::CapacityRule(
+        load_facts(shape, at_once * c.data.seq_len, options.layout.ep), *c.parallel.capacity);
+  }
   std::optional<GpuFigures> gpu;
   if (device.is_cuda()) {
     gpu.emplace(device, shape, c.data.seq_len);

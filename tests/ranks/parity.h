@@ -1,10 +1,12 @@
 // Training on thread ranks against training on one rank: the same losses, gradients and weights.
 #pragma once
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "comm/capacity.h"
 #include "comm/groups.h"
 #include "parallel/reduce.h"
 #include "ranks/families.h"
@@ -25,7 +27,9 @@ struct RunSpec {
   std::string dispatcher = "all_to_all";
   Policy policy;
   nn::Gate gate = nn::Gate::router;
-  bool short_half = false;  // rows_of
+  bool short_half = false;                      // rows_of
+  std::optional<comm::Capacity> capacity = {};  // of all_to_all_capacity; else for any routing
+  comm::Capacity highest_load() const;
   std::string text() const;
 };
 
