@@ -17,6 +17,8 @@ namespace conclave::comm {
 struct ParallelConfig {
   std::optional<int64_t> dp_replicate, dp_shard, ep, ep_replicate;
   std::string dispatcher = "all_to_all";
+  std::string weights = "keep";
+  bool overlap = true;
   void fields(auto& f) {
     f("dp_replicate", dp_replicate,
       "copies of the dense weights, each of which dp_shard ranks share; the ranks that dp_shard "
@@ -38,6 +40,13 @@ struct ParallelConfig {
       "how tokens come to the ranks of their experts: all_to_all sends a token to those that need "
       "it, all_gather every token to all",
       one_of({"all_to_all", "all_gather"}));
+    f("weights", weights,
+      "of other ranks: keep what was gathered for the whole step, or release it after a layer's "
+      "pass and gather it again in the backward",
+      one_of({"keep", "release"}));
+    f("overlap", overlap,
+      "on GPUs weights, gradients and tokens travel beside the computation, on streams of their "
+      "own");
   }
 };
 

@@ -32,6 +32,7 @@ struct DryRank {
 };
 
 void count(parallel::Units& units, DryRank& rank) {
+  rank.gathered = units.gathered_bytes();
   for (const auto& s : units.shards()) {
     const auto element = static_cast<int64_t>(s.weights.element_size());
     rank.weights += static_cast<int64_t>(s.weights.nbytes());
@@ -41,7 +42,6 @@ void count(parallel::Units& units, DryRank& rank) {
         2 * static_cast<int64_t>(s.grad.nbytes()) + (element == 2 ? 2 : 0) * s.range.size();
     if (s.over->size() == 1) continue;
     const int64_t whole = s.unit->layout().padded(s.over->size());
-    rank.gathered += element * whole;
     rank.whole_gradients += static_cast<int64_t>(s.grad.element_size()) * whole;
   }
 }
@@ -58,7 +58,8 @@ DryRank run_dry(const PretrainConfig& c, const ModelChoice& choice, const comm::
                               .places = choice.places,
                               .mtp = choice.mtp_weight != 0,
                               .ranks = &factory,
-                              .layout = layout});
+                              .layout = layout,
+                              .release_weights = c.parallel.weights == "release"});
   count(*m.units, out);
   const int64_t rows = std::max<int64_t>(c.batch.rows / layout.world(), 1),
                 at_once = std::min(rows, c.batch.micro_rows), tokens = at_once * c.data.seq_len;

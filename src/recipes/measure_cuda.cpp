@@ -84,6 +84,7 @@ Figures measure(const RankShare& s, const BenchmarkConfig& c, at::Device device)
              .attention = attention_rate(layer, s.seq_len, c.batch.micro_rows)};
   trace_steps(run, c, f);
   f.rows_per_token = run.rows_per_token();
+  f.delayed = run.delayed() / static_cast<double>(c.warmup + c.steps + kTraced);
   return f;
 }
 

@@ -201,6 +201,9 @@ comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
                "%lld is; got %lld",
                facts.world, static_cast<long long>((c.batch.rows / facts.world + 1) * facts.world),
                static_cast<long long>(c.batch.rows)));
+  for (const char* key : {"parallel.weights", "parallel.overlap"})
+    if (!world && source.is_set(key))
+      throw source.error(key, "has no effect with one rank; leave it out");
   if (world && c.cuda_graph)
     throw source.error("cuda_graph", "is for one rank; leave it out with several");
   return layout;
@@ -232,6 +235,8 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   install_stop_handlers();
   options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options), world);
   options.dispatcher = c.parallel.dispatcher;
+  options.release_weights = c.parallel.weights == "release";
+  options.overlap = c.parallel.overlap;
   options.ranks = world;
   if (world) {
     options.device = settle(*world, device);

@@ -126,6 +126,7 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
               .aux = sums.narrow(0, 1, 1)};
   g.loads.resize(decoder.layers.size() + (mtp_weight != 0 ? decoder.mtp.size() : 0));
   for (auto& b : step.batches) {
+    run.last = &b == &step.batches.back();
     b.rows.aux_seed = 1 / static_cast<double>(step.rows);
     b.rows.token_seed = 1 / static_cast<double>(step.tokens);
     parallel::MicroBatch batch(decoder, units, dispatcher, std::move(b), run);

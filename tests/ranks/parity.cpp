@@ -141,7 +141,9 @@ Rank::Rank(const RunSpec& run, comm::CommFactory& factory, uint64_t seed)
       decoder(parallel::testing::make_tiny(run.family->config, {.expert_ranks = groups.ep->size(),
                                                                 .expert_rank = groups.ep->rank()})),
       units(decoder, groups,
-            {.release_after_use = run.policy.release, .reduction = run.policy.reduction}),
+            {.release_after_use = run.policy.release,
+             .reduction = run.policy.reduction,
+             .poison = true}),
       dispatcher(comm::make_dispatcher(run.dispatcher, *groups.ep)) {
   parallel::initialise(units, seed, 0.3);
   parallel::testing::fill_correction_biases(decoder);
