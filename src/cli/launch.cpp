@@ -25,7 +25,7 @@ namespace {
 
 // Seconds: how long the others have to say what they know when one has died; and how long ranks
 // have to end after a second Ctrl-C.
-constexpr double kGrace = 8, kAtOnce = 2;
+constexpr double kGrace = 5, kAtOnce = 2;
 constexpr size_t kLastLines = 12;
 
 std::array<std::atomic<int>, 65> asked;  // how often each signal has come
@@ -49,6 +49,11 @@ std::string this_program() {
   const ssize_t n = ::readlink("/proc/self/exe", path.data(), path.size() - 1);
   if (n <= 0) throw_errno("/proc/self/exe", "read");
   return std::string(path.data(), static_cast<size_t>(n));
+}
+
+std::string how_it_ended(const RankProcess& r) {
+  if (r.status() >= 0) return format("ended with status %d", r.status());
+  return format("was killed by signal %d (%s)", -r.status(), ::strsignal(-r.status()));
 }
 
 class Launch {
@@ -80,7 +85,10 @@ class Launch {
       wait();
       pass_signals_on();
       for (auto& rank : ranks_)
-        if (rank->has_ended() && is_bad(*rank) && !first_death_) first_death_.emplace();
+        if (rank->has_ended() && is_bad(*rank) && !first_death_) {
+          first_death_.emplace();
+          store_.tell_gone(rank->rank(), "it " + how_it_ended(*rank));
+        }
       const bool late = first_death_ && first_death_->seconds() > kGrace;
       const bool at_once = second_signal_ && second_signal_->seconds() > kAtOnce;
       if (late || at_once)
@@ -153,10 +161,7 @@ class Launch {
     }
     std::string text =
         format("rank %d on %s (pid %d) ", r->rank(), host_.c_str(), static_cast<int>(r->pid()));
-    if (r->status() < 0)
-      text += format("was killed by signal %d (%s)", -r->status(), ::strsignal(-r->status()));
-    else
-      text += format("ended with status %d", r->status());
+    text += how_it_ended(*r);
     if (r->fault()) text += ": " + r->fault()->second;
     if (!r->doing().empty()) text += "; its last operation: " + r->doing();
     std::vector<std::string> killed;

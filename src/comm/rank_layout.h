@@ -19,6 +19,7 @@ struct ParallelConfig {
   std::string dispatcher = "all_to_all";
   std::string weights = "keep";
   bool overlap = true;
+  std::optional<double> capacity;
   void fields(auto& f) {
     f("dp_replicate", dp_replicate,
       "copies of the dense weights, each of which dp_shard ranks share; the ranks that dp_shard "
@@ -47,6 +48,12 @@ struct ParallelConfig {
     f("overlap", overlap,
       "on GPUs weights, gradients and tokens travel beside the computation, on streams of their "
       "own");
+    f("capacity", capacity,
+      "of all_to_all: numbers of rows are fixed before a step, so that the host waits for no "
+      "counts: "
+      "room for the highest load seen times this, in the beginning for even loads; a step that "
+      "needs more is run again with more. Counts are exchanged first if not set",
+      at_least(1));
   }
 };
 

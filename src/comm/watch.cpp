@@ -33,6 +33,10 @@ std::string key_of_state(int rank) { return "state/" + std::to_string(rank); }
 
 }  // namespace
 
+std::string gone_text(int rank, const std::string& how) {
+  return nlohmann::json{{"rank", rank}, {"how", how}}.dump();
+}
+
 std::string host_name() {
   char name[256] = {};
   return ::gethostname(name, sizeof name - 1) == 0 ? name : "?";
@@ -122,6 +126,11 @@ std::vector<RankState> Watch::all_states() {
   for (int r = 0; r < place_.world; ++r) {
     const auto text = store_->peek(key_of_state(r));
     all.push_back(text ? rank_state(*text) : RankState{.rank = r});
+  }
+  if (const auto text = store_->peek(kGoneKey)) {
+    const auto gone = nlohmann::json::parse(*text);
+    RankState& state = all.at(gone.at("rank"));
+    if (state.left.empty()) state.left = gone.at("how");
   }
   return all;
 }

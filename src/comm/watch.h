@@ -81,6 +81,12 @@ class Watch {
   std::thread thread_;
 };
 
+// What a launcher that sees a rank's process end badly writes under the key, so that the others
+// need not wait for beats that do not come; `how` follows "rank 2 has left: ". The first one
+// stands.
+inline constexpr const char* kGoneKey = "gone";
+std::string gone_text(int rank, const std::string& how);
+
 std::string host_name();
 
 }  // namespace conclave::comm

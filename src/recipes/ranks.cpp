@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "comm/store.h"
+#include "comm/watch.h"
 #include "recipes/threads.h"
 
 namespace conclave::recipes {
@@ -51,11 +52,16 @@ std::string given(const std::string& config_path, const std::vector<std::string>
 }
 
 struct LaunchStore::State {
-  comm::Store store{"127.0.0.1", /*port=*/0, /*serves=*/true, "", /*seconds=*/20};
+  // The prefix is that of a first attempt (comm/place.h).
+  comm::Store store{"127.0.0.1", /*port=*/0, /*serves=*/true, "/conclave/attempt_0",
+                    /*seconds=*/20};
 };
 
 LaunchStore::LaunchStore() : state_(new State) {}
 LaunchStore::~LaunchStore() = default;
 int LaunchStore::port() const { return state_->store.port(); }
+void LaunchStore::tell_gone(int rank, const std::string& how) {
+  state_->store.offer(comm::kGoneKey, comm::gone_text(rank, how));
+}
 
 }  // namespace conclave::recipes

@@ -22,13 +22,15 @@ at::Device settle(comm::World& world, at::Device device);
 // The file as text and the settings, a line each: what all ranks must have been given alike.
 std::string given(const std::string& config_path, const std::vector<std::string>& sets);
 
-// The store of ranks that `conclave launch` keeps for those that it starts, so that it outlives any
-// of them.
+// The store of ranks that `conclave launch` keeps for those that it starts, once, so that it
+// outlives any of them.
 class LaunchStore {
  public:
   LaunchStore();
   ~LaunchStore();
   int port() const;
+  // The first rank that ended badly; `how`: "it was killed by signal 9". The others name it.
+  void tell_gone(int rank, const std::string& how);
 
  private:
   struct State;

@@ -28,7 +28,7 @@ def log_of(folder, rank):
 def dies(tally, folder):
     ended = start(folder, 3, "calls", 30, CONCLAVE_KILL_AT="comm.call:40", CONCLAVE_FAULT_RANK=2).end()
     tally.check("a rank is killed", ended, 1, "rank 2 on ", "was killed by signal 9", "its last operation: world #39 all_reduce",
-                "rank 2 (", "does not answer any more", within=LIMIT)
+                "rank 2 (", "has left: it was killed by signal 9", within=LIMIT)
     ended.output = log_of(folder, 1)
     tally.check("… and another rank's log", ended, 1, "the last ", "world #40 all_reduce", "for rank 2")
 

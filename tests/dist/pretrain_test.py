@@ -19,6 +19,7 @@ from processes import CONCLAVE, LIMIT, ROOT, Ended, Started, Tally, free_port, l
 
 sys.path.append(str(ROOT / "tests/bars"))
 
+from kill_resume import end_of  # noqa: E402
 from tiny_run import TinyRun, sets, steps_in  # noqa: E402
 
 try:
@@ -80,7 +81,7 @@ class Trial:
             ended = Started(self.command(output, {}, steps=steps)).end()
             self.tally.check(f"one rank, {steps} steps", ended, 0)
 
-    def compare(self, what, ended, output, first):
+    def compare(self, what, ended, output, first, says):
         worst = {"loss": 0.0, "gradient": 0.0}
         if ended.status == 0:
             for got, want in zip(self.lines(output), self.lines("one"), strict=True):
@@ -95,7 +96,7 @@ class Trial:
                 worst["gradient"] = max(worst["gradient"], (got[name] - want[name]).abs().max().item() / scale)
             if max(worst.values()) > TOLERANCE:
                 ended.status = f"0, but off by {worst}"
-        self.tally.check(f"{what}: losses within {worst['loss']:.1e}, gradients within {worst['gradient']:.1e}", ended, 0)
+        self.tally.check(f"{what}: losses within {worst['loss']:.1e}, gradients within {worst['gradient']:.1e}", ended, 0, says)
 
     def parity(self, sizes, launchers):
         self.one_rank()
@@ -109,7 +110,7 @@ class Trial:
                     first = self.run(launcher, ranks, output + "-step", layout, steps=1) if ended.status == 0 else ended
                     if first.status:
                         ended = first
-                    self.compare(f"{launcher}, {ranks} ranks, {layout or 'as it comes'}", ended, output, output + "-step")
+                    self.compare(f"{launcher}, {ranks} ranks, {layout or 'as it comes'}", ended, output, output + "-step", f"{ranks} ranks, started by")
 
     def start(self, ranks, output, **settings):
         return Started(launch(ranks, *self.command(output, {}, **settings)[1:], logs=self.folder / (output + ".logs"), timeout=15))
@@ -163,16 +164,28 @@ class Trial:
         self.tally.check("two ranks go on", self.start(2, "full", steps=10, checkpoint__every=5).end(), 0, "resuming from ")
 
     def restart(self):
-        """Under torchrun with a restart the run goes on from its last checkpoint."""
-        command = torchrun(2, *self.command("restarted", {}, steps=60, checkpoint__every=5))
-        if command is None:
-            print("skipped: torchrun is not installed")
-            return
-        at = command.index("--no-python")
-        run = Started([*command[:at], "--max-restarts", "1", *command[at:]])
-        self.wait_for_steps(run, "restarted", 12)
-        os.kill(run.ranks()[1], signal.SIGKILL)
-        self.tally.check("torchrun starts two ranks again, one of which was killed", run.end(), 0, "resuming from ")
+        """Under torchrun with a restart the run goes on from its last checkpoint, to the bytes of a run that nobody disturbed."""
+        ends = {}
+        for output, kill in ("undisturbed", False), ("restarted", True):
+            command = torchrun(2, *self.command(output, {}, steps=60, checkpoint__every=5))
+            if command is None:
+                print("skipped: torchrun is not installed")
+                return
+            at = command.index("--no-python")
+            run = Started([*command[:at], "--max-restarts", "1", *command[at:]])
+            if kill:
+                self.wait_for_steps(run, output, 12)
+                os.kill(run.ranks()[1], signal.SIGKILL)
+            ended = run.end()
+            if ended.status == 0:
+                ends[output] = end_of(self.folder / output)
+                differ = [k for k, v in ends["undisturbed"].items() if ends[output].get(k) != v]
+                if differ:
+                    ended.status = f"0, but {', '.join(differ)} differ"
+            if kill:
+                self.tally.check("torchrun starts two ranks again, one of which was killed: the same bytes", ended, 0, "resuming from ")
+            else:
+                self.tally.check("torchrun, two ranks, undisturbed", ended, 0)
 
 
 def main():

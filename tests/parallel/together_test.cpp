@@ -76,8 +76,7 @@ TEST(Together, GivesTheBitsOfOneAfterTheOther) {
   // With multi-token prediction the head's and the embedding's sums have another order.
   const Result want = run(tiny_deepseek(), false, false), got = run(tiny_deepseek(), true, true);
   for (size_t i = 0; i < want.gradients.size(); ++i)
-    EXPECT_LE(largest(got.gradients[i].sub(want.gradients[i])),
-              1e-14 * largest(want.gradients[i]));
+    EXPECT_LE(largest(got.gradients[i].sub(want.gradients[i])), 1e-14 * largest(want.gradients[i]));
 }
 
 TEST(Together, ReleasedWeightsAreGatheredOnceForBoth) {
