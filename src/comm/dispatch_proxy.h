@@ -7,14 +7,15 @@
 
 namespace conclave::comm {
 
+// What each dispatch and each combine takes longer, in the place of a transfer: microseconds.
+struct ProxyDelay {
+  int64_t dispatch = 0, combine = 0;
+};
+
 class ProxyDispatcher final : public LocalDispatcher {
  public:
-  // What each dispatch and each combine takes longer, in the place of a transfer: microseconds.
-  struct Delay {
-    int64_t dispatch = 0, combine = 0;
-  };
   // `ranks` share the experts equally; this one has experts / ranks of them.
-  explicit ProxyDispatcher(int64_t ranks, Delay delay = {}) : ranks_(ranks), delay_(delay) {}
+  explicit ProxyDispatcher(int64_t ranks, ProxyDelay delay = {}) : ranks_(ranks), delay_(delay) {}
 
   // Also makes the receive buffer's layout: a row for each distinct (token, e div (experts /
   // ranks)), tokens ascending, ranks ascending within one.
@@ -37,7 +38,7 @@ class ProxyDispatcher final : public LocalDispatcher {
   void wait_for(at::Device device, int64_t microseconds);
 
   int64_t ranks_;
-  Delay delay_;
+  ProxyDelay delay_;
   int64_t delayed_ = 0;
   int64_t tokens_ = 0;
   at::Tensor rows_;  // [] int64, where the ids are: counted without waiting

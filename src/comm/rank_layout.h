@@ -19,6 +19,7 @@ struct ParallelConfig {
   std::string dispatcher = "all_to_all";
   std::string weights = "keep";
   bool overlap = true;
+  int64_t at_once = 1;
   std::optional<double> capacity;
   void fields(auto& f) {
     f("dp_replicate", dp_replicate,
@@ -48,6 +49,10 @@ struct ParallelConfig {
     f("overlap", overlap,
       "on GPUs weights, gradients and tokens travel beside the computation, on streams of their "
       "own");
+    f("at_once", at_once,
+      "micro-batches at a time: with 2 one computes while the other's tokens are on their way, and "
+      "the activations of both are kept",
+      within(1, 2));
     f("capacity", capacity,
       "of all_to_all: numbers of rows are fixed before a step, so that the host waits for no "
       "counts: "

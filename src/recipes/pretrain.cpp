@@ -202,7 +202,7 @@ comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
                "%lld is; got %lld",
                facts.world, static_cast<long long>((c.batch.rows / facts.world + 1) * facts.world),
                static_cast<long long>(c.batch.rows)));
-  for (const char* key : {"parallel.weights", "parallel.overlap"})
+  for (const char* key : {"parallel.weights", "parallel.overlap", "parallel.at_once"})
     if (!world && source.is_set(key))
       throw source.error(key, "has no effect with one rank; leave it out");
   if (world && c.cuda_graph)
@@ -297,6 +297,7 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                          .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.cuda_graph = c.cuda_graph;
+  loop.at_once = static_cast<int>(c.parallel.at_once);
   std::optional<GpuFigures> gpu;
   if (device.is_cuda()) {
     gpu.emplace(device, shape, c.data.seq_len);

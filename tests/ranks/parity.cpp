@@ -170,7 +170,8 @@ train::StepResult Rank::step(const RunSpec& run) {
                       .clip_norm = 0.5,
                       .recompute = recompute(run),
                       .bias_rate = 1e-3,
-                      .mtp_weight = run.family->mtp_weight})
+                      .mtp_weight = run.family->mtp_weight,
+                      .at_once = run.policy.together ? 2 : 1})
       .wait();
 }
 
@@ -184,6 +185,7 @@ std::string Policy::text() const {
   std::string text;
   if (recompute) text += ", recompute";
   if (one_row_at_once) text += ", one row at once";
+  if (together) text += ", two at a time";
   if (release) text += ", release";
   if (reduction == parallel::Reduction::all_to_all) text += ", sums in rank order";
   return text;
