@@ -165,6 +165,7 @@ void set_run(RankShare& s, const BenchmarkConfig& c, bool for_cpu) {
   s.run.at_once = c.transfer.beside == "two_micro_batches" ? 2 : 1;
   s.run.received = received(c, s.whole);
   s.run.saves = false;
+  s.run.base_bytes = program_bytes();
   s.run.on_gpu = !for_cpu;
 }
 
