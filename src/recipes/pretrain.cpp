@@ -78,6 +78,9 @@ comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
                "%lld is; got %lld",
                facts.world, static_cast<long long>((c.batch.rows / facts.world + 1) * facts.world),
                static_cast<long long>(c.batch.rows)));
+  for (const char* key : {"parallel.weights", "parallel.overlap", "parallel.at_once"})
+    if (!world && source.is_set(key))
+      throw source.error(key, "has no effect with one rank; leave it out");
   if (world && c.cuda_graph)
     throw source.error("cuda_graph", "is for one rank; leave it out with several");
   return layout;
@@ -104,11 +107,15 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
       choose_device(c.device, source.location("device"), dtype);
   if (c.cuda_graph && !device.is_cuda())
     throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
+  if (source.is_set("parallel.overlap") && !device.is_cuda())
+    throw source.error("parallel.overlap", "has no effect on the CPU; leave it out");
   if (dry_run) return print_dry_run(c, choice, device, config_path, svg);
 
   install_stop_handlers();
   options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options), world);
   options.dispatcher = c.parallel.dispatcher + (c.parallel.capacity ? "_capacity" : "");
+  options.release_weights = c.parallel.weights == "release";
+  options.overlap = c.parallel.overlap;
   comm::CallTimes calls;
   std::optional<comm::TimedFactory> timed;
   if (world) {
@@ -171,6 +178,7 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
     loop.capacity = comm::CapacityRule(
         load_facts(shape, at_once * c.data.seq_len, options.layout.ep), *c.parallel.capacity);
   }
+  loop.at_once = static_cast<int>(c.parallel.at_once);
   std::optional<GpuFigures> gpu;
   if (device.is_cuda()) {
     gpu.emplace(device, shape, c.data.seq_len);

@@ -41,7 +41,8 @@ class Loop {
         options_{.clip_norm = config.clip_norm,
                  .recompute = config.recompute,
                  .bias_rate = config.bias_rate,
-                 .mtp_weight = config.mtp_weight},
+                 .mtp_weight = config.mtp_weight,
+                 .at_once = config.at_once},
         capacity_(parts.dispatcher, ranks_, config.capacity, state.capacity),
         saved_step_(state.step) {
     TORCH_CHECK(rows_ * ranks_.size() == config.rows, "loop: expected rows of a multiple of ",
