@@ -163,6 +163,7 @@ void RunFolder::point(int64_t step, bool best) const {
 }
 
 void RunFolder::retire_old(int64_t step) const {
+  if (ranks_ && ranks_->rank() != 0) return;
   const std::vector<int64_t> steps = steps_in(path_);
   const int64_t best_step = linked_step(path_ / "best");
   int kept = 0;

@@ -31,6 +31,7 @@ class RunFolder {
   // Makes the folder, takes its lock (RunError when another process trains there; released at exit
   // or death) and removes what killed runs left. keep_last ≥ 1. With `ranks` a run of several, each
   // with a RunFolder; making it is collective then, as is saving: rank 0 does all but write parts.
+  // Where a thread saves, nobody else calls that group.
   RunFolder(std::filesystem::path path, int keep_last, comm::Comm* ranks = nullptr);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -49,7 +50,7 @@ class RunFolder {
   void save(int64_t step, const SharedContents& contents, bool best = false);
 
   // Removes older checkpoints: of those with steps up to N the newest keep_last stay, and what
-  // `best` names.
+  // `best` names. Of several ranks rank 0 does it, without a call.
   void retire_old(int64_t step) const;
 
  private:

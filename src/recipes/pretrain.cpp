@@ -276,8 +276,8 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                     device.is_cuda() ? " of the GPU" : "",
                     human_bytes(static_cast<double>(memory.total())).c_str(),
                     human_bytes(static_cast<double>(free_memory(device))).c_str()));
-  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last),
-                               world ? m.groups.world.get() : nullptr);
+  const auto control = world ? world->control() : nullptr;  // of the threads that save
+  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last), control.get());
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
   train::LoopConfig loop{.steps = c.steps,
                          .rows = c.batch.rows,

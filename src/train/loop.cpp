@@ -1,10 +1,12 @@
 #include "train/loop.h"
 
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -76,13 +78,14 @@ class Loop {
     StepFigures figures;
   };
   int64_t in_flight() const { return launched_ ? 1 : 0; }
-  // All ranks stop at the same step: when one of them was asked to.
+  // All ranks stop at the same step: when one of them was asked to. So they do when a save has
+  // failed, which it does on all of them.
   bool is_stopped() {
-    if (ranks_.size() == 1) return stop_requested();
-    const at::Tensor asked = at::zeros({1}, at::kLong);
-    if (stop_requested()) asked.fill_(1);
-    ranks_.all_reduce(asked);
-    return asked.item<int64_t>() > 0;
+    std::array<int64_t, 2> ranks{stop_requested(), writer_.failed()};  // of which this is true
+    if (ranks_.size() > 1)
+      ranks_.all_reduce(at::from_blob(ranks.data(), {2}, at::TensorOptions().dtype(at::kLong)));
+    if (ranks[1] > 0) writer_.finish();
+    return ranks[0] > 0;
   }
   static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
@@ -182,7 +185,7 @@ class Loop {
                       result_.last_validation < state_.best_validation;
     if (best) state_.best_validation = result_.last_validation;
     saved_step_ = state_.step;
-    if (ranks_.size() > 1) return save_shared(best);
+    if (ranks_.size() > 1) return save_shared(state_.step, best);
     checkpoint::FolderContents contents = contents_of(parts_.units, parts_.optimizer, state_);
     parts_.complete(contents);
     writer_.submit(std::move(contents),
@@ -191,15 +194,17 @@ class Loop {
                    });
   }
 
-  // By all ranks at once, which wait for it: they agree on each step of a save.
-  void save_shared(bool best) {
+  // By all ranks at once, each with a thread.
+  void save_shared(int64_t step, bool best) {
     checkpoint::FolderContents beside;
     parts_.complete(beside);
     checkpoint::SharedContents contents =
         shared_contents_of(parts_.units, parts_.optimizer, state_);
     contents.config_json = std::move(beside.config_json);
     contents.files = std::move(beside.files);
-    parts_.folder.save(state_.step, contents, best);
+    writer_.submit(std::move(contents), [this, step, best](const checkpoint::SharedContents& c) {
+      parts_.folder.save(step, c, best);
+    });
   }
 
   const LoopConfig& config_;
