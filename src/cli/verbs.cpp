@@ -19,8 +19,6 @@
 namespace conclave::cli {
 namespace {
 
-using Run = int (*)(const std::string& config, const std::vector<std::string>& sets, bool dry_run);
-
 struct ConfigVerb {
   std::string config;
   std::vector<std::string> sets;
@@ -41,11 +39,14 @@ CLI::App* add_config_verb(CLI::App& app, const char* name, const char* help,
   return verb;
 }
 
-void add_run_verb(CLI::App& app, int& status, const char* name, const char* help, Run run) {
+void add_pretrain(CLI::App& app, int& status) {
   auto v = std::make_shared<ConfigVerb>();
-  add_config_verb(app, name, help, v, true)->callback([v, run, &status] {
-    status = run(v->config, v->sets, v->dry_run);
-  });
+  auto svg = std::make_shared<std::string>();
+  CLI::App* verb = add_config_verb(app, "pretrain", "train a model on text", v, true);
+  verb->add_option("--svg", *svg,
+                   "with --dry-run: a picture of which rank holds what and who talks to whom");
+  verb->callback(
+      [v, svg, &status] { status = recipes::pretrain(v->config, v->sets, v->dry_run, *svg); });
 }
 
 void add_benchmark(CLI::App& app, int& status) {
@@ -114,6 +115,14 @@ void add_forward(CLI::App& app) {
   verb->add_option("--dtype", o->dtype, "fp32, fp64 or bf16")->capture_default_str();
   verb->add_option("--device", o->device, "cpu, cuda or auto")->capture_default_str();
   verb->callback([o] { recipes::forward(*o); });
+}
+
+void add_train_tokenizer(CLI::App& app, int& status) {
+  auto v = std::make_shared<ConfigVerb>();
+  CLI::App* verb =
+      add_config_verb(app, "train-tokenizer", "make a byte-level BPE tokenizer from text", v, true);
+  verb->callback(
+      [v, &status] { status = recipes::train_tokenizer(v->config, v->sets, v->dry_run); });
 }
 
 void add_tokenize(CLI::App& app) {
@@ -192,11 +201,10 @@ Exit status: 0 the end was reached, 75 stopped by a signal after saving, 2 usage
 }
 
 void add_verbs(CLI::App& app, int& status) {
-  add_run_verb(app, status, "pretrain", "train a model on text", recipes::pretrain);
+  add_pretrain(app, status);
   add_generate(app, status);
   add_forward(app);
-  add_run_verb(app, status, "train-tokenizer", "make a byte-level BPE tokenizer from text",
-               recipes::train_tokenizer);
+  add_train_tokenizer(app, status);
   add_tokenize(app);
   add_benchmark(app, status);
   add_launch(app, status);

@@ -63,11 +63,11 @@ std::string Ledger::table() const {
     sum.bytes += row.bytes;
   }
   std::ostringstream out;
-  out << std::left << std::setw(12) << "group" << std::setw(16) << "operation" << std::right
+  out << std::left << std::setw(14) << "group" << std::setw(16) << "operation" << std::right
       << std::setw(8) << "calls" << std::setw(16) << "bytes"
       << "\n";
   for (const auto& [key, sum] : sums)
-    out << std::left << std::setw(12) << key.first << std::setw(16) << key.second << std::right
+    out << std::left << std::setw(14) << key.first << std::setw(16) << key.second << std::right
         << std::setw(8) << sum.calls << std::setw(16) << sum.bytes << "\n";
   return out.str();
 }

@@ -15,6 +15,9 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   Chosen& chosen = all_chosen[warp];
   float* dchosen = all_dchosen[warp];
+  const bool softmax_first = p.scoring == RouteScoring::softmax_then_top_k;
+  const bool of_chosen_alone =
+      p.scoring == RouteScoring::top_k_then_softmax || (softmax_first && p.renormalise);
   for (int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + warp; token < p.tokens;
        token += static_cast<int64_t>(gridDim.x) * kWarps) {
     float v[kPer], d[kPer];
@@ -26,15 +29,15 @@ __global__ void __launch_bounds__(kWarps * 32)
       d[i] = dprobs && e < p.experts ? dprobs[token * p.experts + e] : 0.f;
     }
 
-    // The gradient of the chosen scores, or logits.
+    // The gradient of the chosen scores, or logits where the weights are a softmax over these
+    // alone.
     const Weighing w = weighing(p, chosen);
     float dot = 0;
     for (int j = 0; j < p.top_k; ++j)
       dot += dweights[token * p.top_k + j] * p.scale * weight_of(p, w, chosen.score[j]);
     for (int j = lane; j < p.top_k; j += 32) {
       const float g = dweights[token * p.top_k + j] * p.scale;
-      dchosen[j] = p.scoring == RouteScoring::top_k_then_softmax
-                       ? weight_of(p, w, chosen.score[j]) * (g - dot)
+      dchosen[j] = of_chosen_alone ? weight_of(p, w, chosen.score[j]) * (g - dot)
                    : p.renormalise ? (g - dot) / w.sum
                                    : g;
     }
@@ -59,8 +62,8 @@ __global__ void __launch_bounds__(kWarps * 32)
 #pragma unroll
       for (int i = 0; i < kPer; ++i) d[i] = v[i] * (d[i] - mean);
     };
-    if (dprobs && p.scoring == RouteScoring::top_k_then_softmax) {
-      softmax(v, p.experts, lane);
+    if (dprobs && of_chosen_alone) {
+      if (!softmax_first) softmax(v, p.experts, lane);
       softmax_backward();
     }
     for (int j = 0; j < p.top_k; ++j) {
@@ -69,7 +72,7 @@ __global__ void __launch_bounds__(kWarps * 32)
       for (int i = 0; i < kPer; ++i)
         if (id == lane + 32 * i) d[i] += dchosen[j];
     }
-    if (p.scoring == RouteScoring::softmax_then_top_k) softmax_backward();
+    if (softmax_first && !of_chosen_alone) softmax_backward();
     if (p.scoring == RouteScoring::sigmoid)
 #pragma unroll
       for (int i = 0; i < kPer; ++i) d[i] *= v[i] * (1.f - v[i]);

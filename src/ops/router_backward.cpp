@@ -11,7 +11,13 @@
 namespace conclave::ops {
 namespace {
 
-// d[chosen] += gradient of the chosen scores, or logits with top_k_then_softmax; `weights` as
+// Weights that are the softmax over the chosen logits alone, so that no other logit is heard.
+bool of_chosen_alone(const Selection& s) {
+  return s.scoring == Scoring::top_k_then_softmax ||
+         (s.scoring == Scoring::softmax_then_top_k && s.renormalise);
+}
+
+// d[chosen] += gradient of the chosen scores, or logits with of_chosen_alone; `weights` as
 // weigh_row leaves them.
 template <class A>
 void weigh_row_backward(A* d, const A* dweights, const A* weights, const int64_t* ids,
@@ -24,7 +30,7 @@ void weigh_row_backward(A* d, const A* dweights, const A* weights, const int64_t
   if (s.scoring == Scoring::sigmoid) sum += A(kSigmoidEpsilon);
   for (int64_t j = 0; j < s.top_k; ++j) {
     const A g = dweights[j] * A(s.scale);
-    if (s.scoring == Scoring::top_k_then_softmax)
+    if (of_chosen_alone(s))
       d[ids[j]] += weights[j] * (g - dot);
     else
       d[ids[j]] += s.renormalise ? (g - dot) / sum : g;
@@ -56,27 +62,21 @@ void backward_row(A* d, const A* dweights, bool has_dprobs, const A* logits, con
                   int64_t experts, A* scores, A* weights, const Selection& s) {
   score_row(scores, logits, experts, s.scoring);
   weigh_row(weights, ids, scores, logits, s);
-  switch (s.scoring) {
-    case Scoring::softmax_then_top_k:
-      weigh_row_backward(d, dweights, weights, ids, scores, s);
+  if (of_chosen_alone(s)) {
+    if (has_dprobs) {
+      if (s.scoring == Scoring::top_k_then_softmax) softmax_row(scores, logits, experts);
       softmax_row_backward(d, scores, experts);
-      break;
-    case Scoring::top_k_then_softmax:
-      if (has_dprobs) {
-        softmax_row(scores, logits, experts);
-        softmax_row_backward(d, scores, experts);
-      }
-      weigh_row_backward(d, dweights, weights, ids, scores, s);
-      break;
-    case Scoring::sigmoid:
-      if (has_dprobs) normalised_row_backward(d, scores, experts);
-      weigh_row_backward(d, dweights, weights, ids, scores, s);
-      sweep<A>(experts, [&](int64_t e, auto lanes) {
-        const auto p = load(scores + e, lanes);
-        store(d + e, load(d + e, lanes) * p * (A(1) - p), lanes);
-      });
-      break;
+    }
+    return weigh_row_backward(d, dweights, weights, ids, scores, s);
   }
+  const bool sigmoid = s.scoring == Scoring::sigmoid;
+  if (sigmoid && has_dprobs) normalised_row_backward(d, scores, experts);
+  weigh_row_backward(d, dweights, weights, ids, scores, s);
+  if (!sigmoid) return softmax_row_backward(d, scores, experts);
+  sweep<A>(experts, [&](int64_t e, auto lanes) {
+    const auto p = load(scores + e, lanes);
+    store(d + e, load(d + e, lanes) * p * (A(1) - p), lanes);
+  });
 }
 
 }  // namespace

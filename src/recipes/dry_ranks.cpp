@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <vector>
 
 #include "base/human.h"
 #include "base/text.h"
@@ -24,17 +26,11 @@ int64_t rows_each(int64_t tokens, int64_t experts, int64_t top_k, int64_t ranks)
   return static_cast<int64_t>(std::ceil(static_cast<double>(tokens) * (1 - std::max(none, 0.0))));
 }
 
-struct DryRank {
-  comm::Ledger ledger;
-  // Bytes that stay: weights, gradients, and of those that are cut the gathered weights and whole
-  // gradients; AdamW's moments and low bits.
-  int64_t weights = 0, gradients = 0, gathered = 0, whole_gradients = 0, moments = 0;
-};
-
-void count(parallel::Units& units, DryRank& rank) {
+void count(parallel::Units& units, DryRanks& rank) {
   for (const auto& s : units.shards()) {
     const auto element = static_cast<int64_t>(s.weights.element_size());
-    rank.weights += static_cast<int64_t>(s.weights.nbytes());
+    (s.unit->name().ends_with(".experts") ? rank.expert_weights : rank.dense_weights) +=
+        static_cast<int64_t>(s.weights.nbytes());
     if (!s.unit->trained()) continue;
     rank.gradients += static_cast<int64_t>(s.grad.nbytes());
     rank.moments +=
@@ -46,9 +42,9 @@ void count(parallel::Units& units, DryRank& rank) {
   }
 }
 
-DryRank run_dry(const PretrainConfig& c, const ModelChoice& choice, const comm::RankLayout& layout,
-                int rank) {
-  DryRank out;
+DryRanks run_dry(const PretrainConfig& c, const ModelChoice& choice, const comm::RankLayout& layout,
+                 int rank) {
+  DryRanks out{.layout = layout};
   comm::DryFactory factory(rank, layout.world(), out.ledger);
   const Model m = make_model(choice.config, choice.from,
                              {.dtype = parse_dtype(c.dtype, "dtype"),
@@ -64,8 +60,10 @@ DryRank run_dry(const PretrainConfig& c, const ModelChoice& choice, const comm::
                 at_once = std::min(rows, c.batch.micro_rows), tokens = at_once * c.data.seq_len;
   int64_t each = 0;
   for (const auto& layer : m.decoder->layers)
-    if (layer.facts.experts > 0)
+    if (layer.facts.experts > 0) {
       each = rows_each(tokens, layer.facts.experts, layer.facts.top_k, layout.ep);
+      out.experts = layer.facts.experts;
+    }
   comm::DryDispatcher dispatcher(*m.groups.ep, each);
   parallel::RunOptions run;
   run.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
@@ -80,35 +78,103 @@ std::string line(const char* what, int64_t bytes) {
   return format("%-28s%12s\n", what, human_bytes(static_cast<double>(bytes)).c_str());
 }
 
-}  // namespace
-
-std::string ranks_page(const PretrainConfig& c, const ModelChoice& choice) {
-  const int64_t world = c.parallel.dp_replicate.value_or(1) * c.parallel.dp_shard.value_or(1);
-  if (world == 1) return "";
+comm::RankLayout layout_of(const PretrainConfig& c, const ModelChoice& choice, int world) {
   int64_t experts = 0;
   const nn::Decoder whole =
       describe_model(choice.config, choice.from,
                      {.dtype = parse_dtype(c.dtype, "dtype"), .places = choice.places});
   for (const auto& layer : whole.layers) experts = std::max(experts, layer.facts.experts);
-  const comm::RankLayout layout =
-      comm::make_layout(c.parallel,
-                        {.world = static_cast<int>(world),
-                         .ranks_per_node = static_cast<int>(world),
-                         .experts = experts},
-                        [](const std::string& key, const std::string& what) {
-                          return ConfigError("`parallel." + key + "`: " + what);
-                        });
-  const DryRank first = run_dry(c, choice, layout, 0),
-                last = run_dry(c, choice, layout, layout.world() - 1);
+  return comm::make_layout(c.parallel,
+                           {.world = world,
+                            .ranks_per_node = world % kRanksOfNode == 0 ? kRanksOfNode : world,
+                            .experts = experts},
+                           [](const std::string& key, const std::string& what) {
+                             return ConfigError("`parallel." + key + "`: " + what);
+                           });
+}
+
+}  // namespace
+
+std::optional<DryRanks> dry_ranks(const PretrainConfig& c, const ModelChoice& choice) {
+  const int64_t world = c.parallel.dp_replicate.value_or(1) * c.parallel.dp_shard.value_or(1);
+  if (world == 1) return std::nullopt;
+  const comm::RankLayout layout = layout_of(c, choice, static_cast<int>(world));
+  DryRanks first = run_dry(c, choice, layout, 0);
+  const DryRanks last = run_dry(c, choice, layout, layout.world() - 1);
   TORCH_CHECK(first.ledger.rows() == last.ledger.rows(), "dry run: ranks 0 and ",
               layout.world() - 1, " make other calls");
-  return format("# %d ranks: %s\n", layout.world(), layout.text().c_str()) +
-         "What a rank holds, beside activations\n" + line("  weights", first.weights) +
-         line("  gathered of others", first.gathered) + line("  gradients", first.gradients) +
-         line("  before they are summed", first.whole_gradients) +
-         line("  optimizer", first.moments) +
-         "What it sends or gets in a step, even routing; whole buffers\n" + first.ledger.table() +
-         "\n";
+  return first;
+}
+
+std::string ranks_page(const DryRanks& r) {
+  return format("# %d ranks: %s\n", r.layout.world(), r.layout.text().c_str()) +
+         "What a rank holds, beside activations\n" +
+         line("  weights", r.dense_weights + r.expert_weights) +
+         line("  gathered of others", r.gathered) + line("  gradients", r.gradients) +
+         line("  before they are summed", r.whole_gradients) + line("  optimizer", r.moments) +
+         "What it sends or gets in a step, even routing; whole buffers\n" + r.ledger.table() + "\n";
+}
+
+namespace {
+
+// What a rank gives to each operation of a group.
+std::vector<std::pair<std::string, int64_t>> traffic(const comm::Ledger& ledger,
+                                                     const std::string& group) {
+  std::map<std::string, int64_t> sums;
+  for (const comm::LedgerRow& row : ledger.rows())
+    if (row.group == group) sums[row.op] += row.bytes;
+  return {sums.begin(), sums.end()};
+}
+
+// Groups along an axis of a mesh; nothing where they have one rank each.
+void add_groups(const comm::Mesh& mesh, const char* axis, const char* what,
+                const comm::Ledger& ledger, plan::RankPicture& picture) {
+  if (mesh.axis(axis).size == 1) return;
+  plan::RankGroups groups{.name = axis, .what = what, .traffic = traffic(ledger, axis)};
+  std::map<int, int> number;  // of the group by its first rank
+  for (int rank = 0; rank < mesh.world(); ++rank)
+    groups.group_of.push_back(
+        number.emplace(mesh.group(rank, axis).front(), static_cast<int>(number.size()))
+            .first->second);
+  picture.groups.push_back(std::move(groups));
+}
+
+}  // namespace
+
+plan::RankPicture picture_of(const DryRanks& r, const std::string& model) {
+  const comm::RankLayout& l = r.layout;
+  const comm::Mesh dense = l.dense(), experts = l.experts();
+  const auto size = [](int64_t n) { return human_bytes(static_cast<double>(n)); };
+  plan::RankPicture p{.title = format("%s on %d ranks", model.c_str(), l.world()),
+                      .layout = l.text(),
+                      .dense_copies = l.dp_replicate,
+                      .dense_parts = l.dp_shard,
+                      .expert_parts = l.ep,
+                      .expert_cuts = l.ep_shard(),
+                      .expert_copies = l.ep_replicate,
+                      .experts = r.experts,
+                      .dense_bytes = r.dense_weights,
+                      .expert_bytes = r.expert_weights,
+                      .world = traffic(r.ledger, "world"),
+                      .node = kRanksOfNode};
+  p.notes = {"Each keeps " + size(r.dense_weights + r.expert_weights) + " of weights, " +
+                 size(r.gradients) + " of gradients and " + size(r.moments) +
+                 " for the optimizer; in a step it holds " + size(r.gathered) +
+                 " of gathered weights",
+             "and " + size(r.whole_gradients) +
+                 " of gradients before they are summed beside them, and activations."};
+  for (int rank = 0; rank < l.world(); ++rank)
+    p.ranks.push_back({.dense_copy = dense.coord(rank, "dp_replicate"),
+                       .dense_part = dense.coord(rank, "dp_shard"),
+                       .expert_part = experts.coord(rank, "ep"),
+                       .expert_cut = experts.coord(rank, "ep_shard"),
+                       .expert_copy = experts.coord(rank, "ep_replicate")});
+  add_groups(dense, "dp_shard", "parts of the dense weights", r.ledger, p);
+  add_groups(dense, "dp_replicate", "copies of the dense weights", r.ledger, p);
+  add_groups(experts, "ep", "tokens for the experts", r.ledger, p);
+  add_groups(experts, "ep_shard", "cuts of the same experts", r.ledger, p);
+  add_groups(experts, "ep_replicate", "copies of the same experts", r.ledger, p);
+  return p;
 }
 
 }  // namespace conclave::recipes

@@ -1,17 +1,38 @@
 // What `pretrain --dry-run` says of a run on several ranks: what a rank holds, and what it sends in
 // a step.
 #pragma once
+#include <optional>
 #include <string>
 
 #include "base/config.h"
+#include "comm/dry.h"
+#include "plan/rank_picture.h"
 #include "recipes/pretrain_config.h"
 
 namespace conclave::recipes {
 
 struct ModelChoice;
 
-// For dp_replicate · dp_shard ranks, as the config gives them, of one node; empty for one rank.
-// Tokens are routed evenly. The first and the last rank are run dry and compared.
-std::string ranks_page(const PretrainConfig& config, const ModelChoice& choice);
+// Ranks that a host of several is taken to have, where the run has as many.
+constexpr int kRanksOfNode = 8;
+
+struct DryRanks {
+  comm::RankLayout layout;
+  int64_t experts = 0;  // of a layer
+  comm::Ledger ledger;  // of a step of any rank
+  // Bytes that stay on a rank, the same on each: weights, gradients, and of those that are cut the
+  // gathered weights and whole gradients; AdamW's moments and low bits.
+  int64_t dense_weights = 0, expert_weights = 0;
+  int64_t gradients = 0, gathered = 0, whole_gradients = 0, moments = 0;
+};
+
+// For dp_replicate · dp_shard ranks, as the config gives them; nothing for one rank. Tokens are
+// routed evenly. The first and the last rank are run dry and compared.
+std::optional<DryRanks> dry_ranks(const PretrainConfig& config, const ModelChoice& choice);
+
+std::string ranks_page(const DryRanks& ranks);
+
+// `model` is what to call it.
+plan::RankPicture picture_of(const DryRanks& ranks, const std::string& model);
 
 }  // namespace conclave::recipes

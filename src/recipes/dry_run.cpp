@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include "base/files.h"
 #include "base/human.h"
 #include "base/text.h"
 #include "plan/memory.h"
@@ -14,7 +15,7 @@
 namespace conclave::recipes {
 
 int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device device,
-                  const std::string& config_path) {
+                  const std::string& config_path, const std::string& svg) {
   const nn::Decoder decoder = describe_model(choice.config, choice.from,
                                              {.dtype = parse_dtype(c.dtype, "dtype"),
                                               .coefs = router_coefs(c.model),
@@ -36,7 +37,16 @@ int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device
   std::printf("# Memory%s, of %s that are free\n%s\n", device.is_cuda() ? " of the GPU" : "",
               human_bytes(static_cast<double>(free_memory(device))).c_str(),
               forecast(c, shape, device, expected_data_bytes(c)).table().c_str());
-  std::fputs(ranks_page(c, choice).c_str(), stdout);
+  const std::optional<DryRanks> ranks = dry_ranks(c, choice);
+  if (ranks) std::fputs(ranks_page(*ranks).c_str(), stdout);
+  if (!svg.empty()) {
+    if (!ranks)
+      throw ConfigError(
+          "--svg: a picture is of several ranks; set parallel.dp_replicate or parallel.dp_shard");
+    const std::string model =
+        decoder.architecture + " of " + parameter_count(parameters.total) + " parameters";
+    write_file_atomic(svg, plan::rank_picture_svg(picture_of(*ranks, model)));
+  }
   const plan::TokenRun run{
       .config = config_path,
       .model_file = decoder.model_file,

@@ -33,8 +33,9 @@ RouterCoefs router_coefs(const ModelSection& model);
 ModelChoice choose_model(const PretrainConfig& c, const ConfigSource& source);
 
 // The effective config, parameters, memory forecast on the device that would be used, and the
-// one-token page. Returns 0.
+// one-token page. `svg`: the file for a picture of the ranks (plan/rank_picture.h), or empty.
+// Returns 0.
 int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device device,
-                  const std::string& config_path);
+                  const std::string& config_path, const std::string& svg);
 
 }  // namespace conclave::recipes

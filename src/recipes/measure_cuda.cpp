@@ -55,11 +55,9 @@ void trace_steps(ProxyRun& run, const BenchmarkConfig& c, Figures& f) {
   }
 }
 
-}  // namespace
-
-Figures measure(const RankShare& s, const BenchmarkConfig& c, at::Device device) {
-  Figures f{.device = device_name(device)};
-  limit_memory(s.limit, out_of_memory(s, c));
+// Times, losses, peak and parts of the run's steps; the rank share and a recording's memory are
+// gone afterwards.
+void run_steps(const RankShare& s, const BenchmarkConfig& c, at::Device device, Figures& f) {
   int64_t calls = 0;
   ProxyRun run(s, c, device);
   for (int64_t i = 0; i < c.warmup + c.steps; ++i) {
@@ -77,13 +75,21 @@ Figures measure(const RankShare& s, const BenchmarkConfig& c, at::Device device)
   const Memory memory = peak_memory();
   f.peak = memory.allocated, f.reserved = memory.reserved;
   f.memory_calls = memory.calls - calls;
+  trace_steps(run, c, f);
+  f.rows_per_token = run.rows_per_token();
+}
+
+}  // namespace
+
+Figures measure(const RankShare& s, const BenchmarkConfig& c, at::Device device) {
+  Figures f{.device = device_name(device)};
+  limit_memory(s.limit, out_of_memory(s, c));
+  run_steps(s, c, device, f);
   const plan::LayerShape& layer = s.shape.layers.back();
   f.rates = {.gemm = gemm_rate(8192),
              .gemm_size = 8192,
              .copy = copy_rate(),
              .attention = attention_rate(layer, s.seq_len, c.batch.micro_rows)};
-  trace_steps(run, c, f);
-  f.rows_per_token = run.rows_per_token();
   return f;
 }
 

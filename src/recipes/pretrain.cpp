@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "comm/call_times.h"
 #include "data/bigram.h"
 #include "data/tokenized_text.h"
 #include "optim/adamw.h"
@@ -207,7 +208,7 @@ comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
 }
 
 int pretrain_here(const std::string& config_path, const std::vector<std::string>& sets,
-                  bool dry_run, comm::World* world) {
+                  bool dry_run, const std::string& svg, comm::World* world) {
   const auto config = read_config<PretrainConfig>(config_path, sets, "pretrain");
   const PretrainConfig& c = config.value;
   const ConfigSource& source = config.source;
@@ -227,13 +228,15 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
       choose_device(c.device, source.location("device"), dtype);
   if (c.cuda_graph && !device.is_cuda())
     throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
-  if (dry_run) return print_dry_run(c, choice, device, config_path);
+  if (dry_run) return print_dry_run(c, choice, device, config_path, svg);
 
   install_stop_handlers();
   options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options), world);
   options.dispatcher = c.parallel.dispatcher;
-  options.ranks = world;
+  comm::CallTimes calls;
+  std::optional<comm::TimedFactory> timed;
   if (world) {
+    options.ranks = &timed.emplace(*world, calls);
     options.device = settle(*world, device);
     log_info("layout: " + options.layout.text());
   }
@@ -299,6 +302,7 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   };
   train::Parts parts{*m.decoder,    *m.units,  *m.dispatcher, optimizer, d.train,
                      &d.validation, d.sampler, folder,        {}};
+  if (world) parts.calls = &calls;
   parts.complete = [&](checkpoint::FolderContents& contents) {
     contents.config_json = config_to_save.dump(2) + "\n";
     contents.files = companions;
@@ -314,11 +318,13 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
 
 }  // namespace
 
-int pretrain(const std::string& config_path, const std::vector<std::string>& sets, bool dry_run) {
-  if (dry_run) return pretrain_here(config_path, sets, dry_run, nullptr);
+int pretrain(const std::string& config_path, const std::vector<std::string>& sets, bool dry_run,
+             const std::string& svg) {
+  if (dry_run) return pretrain_here(config_path, sets, dry_run, svg, nullptr);
+  if (!svg.empty()) throw ConfigError("--svg draws what --dry-run finds; add --dry-run");
   return on_ranks(
       [&] { return given(config_path, sets); },
-      [&](comm::World* world) { return pretrain_here(config_path, sets, dry_run, world); });
+      [&](comm::World* world) { return pretrain_here(config_path, sets, dry_run, "", world); });
 }
 
 }  // namespace conclave::recipes

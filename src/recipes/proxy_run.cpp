@@ -12,6 +12,7 @@
 #include "base/parts.h"
 #include "base/random.h"
 #include "base/timer.h"
+#include "ops/blocks.h"
 
 namespace conclave::recipes {
 namespace {
@@ -93,10 +94,11 @@ parallel::Batch ProxyRun::batch(int64_t index) const {
   b.ids = at::empty({tokens}, at::kLong);
   b.labels = at::empty({tokens}, at::kLong);
   int64_t *ids = b.ids.data_ptr<int64_t>(), *labels = b.labels.data_ptr<int64_t>();
-  for (int64_t t = 0; t < tokens; ++t)
+  ops::each_block(tokens, 100, [&](int64_t t) {
     ids[t] = static_cast<int64_t>(below(static_cast<uint64_t>(decoder_.vocab),
                                         static_cast<uint64_t>(config_.seed),
                                         static_cast<uint64_t>(index), static_cast<uint64_t>(t)));
+  });
   for (int64_t t = 0; t < tokens; ++t) labels[t] = (t + 1) % seq_len_ ? ids[t + 1] : -100;
   return b;
 }

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Bar 5 of issue #5: a step of Qwen3-30B's rank proxy waits for the GPU nowhere and leaves it idle for at most 2 %; captured as a CUDA
-# graph it is at least as fast and gives the same losses, bit for bit. Three minutes of one GPU.
+# graph it is at least as fast and gives the same losses, bit for bit. Four minutes of one GPU.
 cd "$(dirname "$0")/../.." && . tests/bars/gpu.sh
 need_gpu 5.5
 
 status=0
 run=(gate=real precision=bf16 batch.rows=16 warmup=3 steps=10 "memory_limit=72 GiB")
 measure qwen3_moe_30b qwen3_moe_30b "${run[@]}" && figures waits qwen3_moe_30b 0.02 || status=1
-measure qwen3_moe_30b_graph qwen3_moe_30b "${run[@]}" cuda_graph=true && figures cost qwen3_moe_30b_graph qwen3_moe_30b 0 || status=1
+# The card's clock moves by more than captured and other steps differ, so it lies between two runs of the others.
+measure qwen3_moe_30b_graph qwen3_moe_30b "${run[@]}" cuda_graph=true && measure qwen3_moe_30b_again qwen3_moe_30b "${run[@]}" &&
+  figures cost qwen3_moe_30b_graph qwen3_moe_30b,qwen3_moe_30b_again 0 || status=1
 # cuDNN's attention adds up gradients in any order, so bits are compared in deterministic mode.
 exact=(gate=real precision=bf16 batch.rows=16 layers=8 warmup=3 steps=3 deterministic=true)
 measure exact qwen3_moe_30b "${exact[@]}" && measure exact_graph qwen3_moe_30b "${exact[@]}" cuda_graph=true &&

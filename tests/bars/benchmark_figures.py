@@ -4,7 +4,7 @@
     get NAME KEY                  a figure of NAME.json
     speed NAME [AT_LEAST]         rates; of GEMM at least so much
     layers NAME PEER [shown]      forward and backward of the layers beside a peer's: at least as fast, or only shown
-    cost NAME BASE AT_MOST        how much slower a step is
+    cost NAME BASE[,...] AT_MOST  how much slower a step is
     parts NAME SUM REST           time by part: apart from the step by at most SUM, the rest at most REST of it
     waits NAME GAPS               host syncs a step: none; idle at most GAPS of the step
     same NAME BASE                at least as fast, the same losses to the bit
@@ -88,14 +88,17 @@ def layers(name, peer, shown=""):
 
 
 def cost(name, base, at_most):
-    r, b = read(name), read(base)
+    """`base` may be several runs, A,B, made before and after: the card's clock moves by a percent within minutes."""
+    r, bases = read(name), [read(b) for b in base.split(",")]
+    b = bases[0]
     for key in ("layers", "micro_rows"):
-        if r[key] != b[key]:
-            return judged(False, f"{name} and {base} differ in {key}: {r[key]} and {b[key]}")
-    more = r["seconds_per_step"] / b["seconds_per_step"] - 1
-    said = f"{r['seconds_per_step']:.3f} s/step against {b['seconds_per_step']:.3f}, {r['layers']} layers, {r['micro_rows']} at once"
+        if any(r[key] != other[key] for other in bases):
+            return judged(False, f"{name} and {base} differ in {key}: {r[key]} and {', '.join(str(other[key]) for other in bases)}")
+    seconds = sum(other["seconds_per_step"] for other in bases) / len(bases)
+    more = r["seconds_per_step"] / seconds - 1
+    said = f"{r['seconds_per_step']:.3f} s/step against {seconds:.3f}, {r['layers']} layers, {r['micro_rows']} at once"
     again = f"; made again: {', '.join(r['recompute']) or 'nothing'} against {', '.join(b['recompute']) or 'nothing'}"
-    return judged(more <= float(at_most), f"{name}: {100 * more:+.1f} %, at most {100 * float(at_most):.0f} % ({said}{again})")
+    return judged(more <= float(at_most), f"{name}: {100 * more:+.2f} %, at most {100 * float(at_most):.0f} % ({said}{again})")
 
 
 def parts(name, apart, rest):

@@ -118,7 +118,7 @@ def draw(name, r, folder):
     saved["model_type"] = name
     with open(folder / "config.json", "w") as f:
         json.dump(saved, f)
-    shapes = [r.randint(2, 3), r.randint(30, 75)], [10, 2, r.randint(12, 20)]
+    shapes = [r.randint(2, 3), r.randint(30, 75)], [10, 4, r.randint(40, 60)]
     ids, batches = (torch.randint(config.vocab_size, s, generator=random) for s in shapes)
     labels, scored = ids.clone(), batches.clone()
     labels[torch.rand(labels.shape, generator=random) < 0.15] = -100

@@ -57,9 +57,9 @@ TEST(Dry, SumsUpByGroupAndOperation) {
   for (int i = 0; i < 3; ++i) dp->all_reduce(numbered(0, 10));
   ep->barrier();
   EXPECT_EQ(ledger.table(),
-            "group       operation          calls           bytes\n"
-            "dp          all_reduce             3             240\n"
-            "ep          barrier                1               0\n");
+            "group         operation          calls           bytes\n"
+            "dp            all_reduce             3             240\n"
+            "ep            barrier                1               0\n");
 }
 
 TEST(Dry, ChecksContractsLikeTheOthers) {
