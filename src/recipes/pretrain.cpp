@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "checkpoint/rank_files.h"
 #include "comm/call_times.h"
 #include "data/bigram.h"
 #include "data/tokenized_text.h"
@@ -78,7 +79,8 @@ uint64_t fingerprint(const PretrainConfig& c, const Data& d) {
 // The checkpoint to go on from, or "".
 std::string resume_from(const PretrainConfig& c, const ConfigSource& source) {
   if (c.resume != "auto" && c.resume != "never") {
-    if (!path_exists(c.resume + "/train_state.safetensors"))
+    if (!path_exists(c.resume + "/train_state.safetensors") &&
+        !checkpoint::has_rank_files(c.resume))
       throw source.error("resume", "expected auto, never or a checkpoint's folder; there is no " +
                                        c.resume + "/train_state.safetensors");
     const std::string damage = checkpoint::find_damage(c.resume, checkpoint::Verify::checksums);
@@ -202,6 +204,8 @@ comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
                "%lld is; got %lld",
                facts.world, static_cast<long long>((c.batch.rows / facts.world + 1) * facts.world),
                static_cast<long long>(c.batch.rows)));
+  if (!world && source.is_set("checkpoint.layout"))
+    throw source.error("checkpoint.layout", "has no effect on one rank; leave it out");
   if (world && c.cuda_graph)
     throw source.error("cuda_graph", "is for one rank; leave it out with several");
   return layout;
@@ -280,12 +284,15 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                     human_bytes(static_cast<double>(memory.total())).c_str(),
                     human_bytes(static_cast<double>(free_memory(device))).c_str()));
   const auto control = world ? world->control() : nullptr;  // of the threads that save
-  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last), control.get());
+  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last), control.get(),
+                               c.checkpoint.layout == "per_rank" ? checkpoint::Layout::per_rank
+                                                                 : checkpoint::Layout::shared);
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
   train::LoopConfig loop{.steps = c.steps,
                          .rows = c.batch.rows,
                          .micro_rows = c.batch.micro_rows,
                          .clip_norm = c.clip_norm,
+                         .max_skipped = c.max_skipped,
                          .bias_rate = c.model.bias_update_rate.value_or(0.001),
                          .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};

@@ -12,6 +12,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/error.h"
 #include "base/fault.h"
 #include "base/human.h"
 #include "base/log.h"
@@ -155,19 +156,32 @@ class Loop {
     if (launched.calls) in_calls_ = launched.calls->seconds(), seconds_ = r.seconds;
     state_.step += 1;
     state_.sample += config_.rows;
-    if (r.skipped) {
-      state_.skipped += 1;
-      log_warn(format(
-          "step %lld: the loss or a gradient is not finite; the step is skipped (%lld so far)",
-          static_cast<long long>(state_.step), static_cast<long long>(state_.skipped)));
-    } else {
-      state_.tokens += r.scored;
-    }
+    if (r.skipped)
+      skip(r);
+    else
+      state_.tokens += r.scored, in_a_row_ = 0;
     result_.tokens += r.scored;
     result_.last_loss = r.loss;
     note(r, launched);
     capacity_.follow(r.load, state_.step);
     return true;
+  }
+
+  // All ranks know the same of the step, so all go on or none.
+  void skip(const StepResult& r) {
+    state_.skipped += 1;
+    std::string what = format("step %lld: the loss or a gradient is not finite",
+                              static_cast<long long>(state_.step));
+    if (r.odd_ranks == 1) what += format(", on rank %d", r.odd_rank);
+    if (r.odd_ranks > 1) what += format(", on %d of %d ranks", r.odd_ranks, ranks_.size());
+    if (++in_a_row_ > config_.max_skipped)
+      throw RunError(what + format(", as in the %lld steps before it; max_skipped allows %lld in a "
+                                   "row. The checkpoints are as they were: look at optimizer.lr, "
+                                   "clip_norm and the rows of these steps",
+                                   static_cast<long long>(in_a_row_ - 1),
+                                   static_cast<long long>(config_.max_skipped)));
+    log_warn(what +
+             format("; the step is skipped (%lld so far)", static_cast<long long>(state_.skipped)));
   }
 
   void note(const StepResult& r, const Launched& launched) {
@@ -261,6 +275,7 @@ class Loop {
   std::optional<Launched> launched_;
   Timer timer_;
   double rate_ = 0;                    // tokens a second, smoothed
+  int64_t in_a_row_ = 0;               // steps skipped up to now
   double seconds_ = 0, in_calls_ = 0;  // of the last step that is finished
   SlowestRank slowest_;
   int64_t saved_step_;
