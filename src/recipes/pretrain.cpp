@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "checkpoint/rank_files.h"
 #include "comm/call_times.h"
 #include "optim/adamw.h"
 #include "recipes/device.h"
@@ -31,7 +32,8 @@ namespace {
 // The checkpoint to go on from, or "".
 std::string resume_from(const PretrainConfig& c, const ConfigSource& source) {
   if (c.resume != "auto" && c.resume != "never") {
-    if (!path_exists(c.resume + "/train_state.safetensors"))
+    if (!path_exists(c.resume + "/train_state.safetensors") &&
+        !checkpoint::has_rank_files(c.resume))
       throw source.error("resume", "expected auto, never or a checkpoint's folder; there is no " +
                                        c.resume + "/train_state.safetensors");
     const std::string damage = checkpoint::find_damage(c.resume, checkpoint::Verify::checksums);
@@ -78,7 +80,8 @@ comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
                "%lld is; got %lld",
                facts.world, static_cast<long long>((c.batch.rows / facts.world + 1) * facts.world),
                static_cast<long long>(c.batch.rows)));
-  for (const char* key : {"parallel.weights", "parallel.overlap", "parallel.at_once"})
+  for (const char* key :
+       {"parallel.weights", "parallel.overlap", "parallel.at_once", "checkpoint.layout"})
     if (!world && source.is_set(key))
       throw source.error(key, "has no effect with one rank; leave it out");
   if (world && c.cuda_graph)
@@ -162,13 +165,16 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                     device.is_cuda() ? " of the GPU" : "",
                     human_bytes(static_cast<double>(memory.total())).c_str(),
                     human_bytes(static_cast<double>(free_memory(device))).c_str()));
-  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last),
-                               world ? m.groups.world.get() : nullptr);
+  const auto control = world ? world->control() : nullptr;  // of the threads that save
+  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last), control.get(),
+                               c.checkpoint.layout == "per_rank" ? checkpoint::Layout::per_rank
+                                                                 : checkpoint::Layout::shared);
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
   train::LoopConfig loop{.steps = c.steps,
                          .rows = c.batch.rows,
                          .micro_rows = c.batch.micro_rows,
                          .clip_norm = c.clip_norm,
+                         .max_skipped = c.max_skipped,
                          .bias_rate = c.model.bias_update_rate.value_or(0.001),
                          .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/fault.h"
 #include "comm/dispatch_capacity.h"
 #include "nn/router.h"
 #include "optim/clip.h"
@@ -43,6 +44,13 @@ int64_t count_scored(const at::Tensor& labels) {
 // Adds a micro-batch's part, where there is one, to a sum [1] fp64.
 void add_to(at::Tensor& sum, const at::Tensor& part) {
   if (part.defined()) sum.add_(part.view({1}));
+}
+
+// `odd` [2]: whether this rank's loss is not finite, and its number if so.
+void tell_odd(const at::Tensor& loss, int rank, at::Tensor odd) {
+  const at::Tensor is_odd = loss.isfinite().logical_not();
+  odd.narrow(0, 0, 1).copy_(is_odd);
+  odd.narrow(0, 1, 1).copy_(is_odd).mul_(rank);
 }
 
 // Adds this micro-batch's pairs to the sums by layer.
@@ -103,6 +111,8 @@ enum Figure : size_t {
   kGradNorm,
   kScale,
   kMaxLoad,
+  kOdd,
+  kOddRank,
   kLeftOut,
   kPeerRows,
   kExpertRows
@@ -131,16 +141,19 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
   run.mtp_weight = mtp_weight;
 
   units.zero_grads();
-  // Of loss, aux, mtp_loss and mtp_scored: beside each other, so that ranks add them up at once.
-  // With a capacity there is a place for the load on each rank behind them.
+  // Of loss, aux, mtp_loss, mtp_scored and the odd ranks: beside each other, so that ranks add them
+  // up at once. With a capacity there is a place for the load on each rank behind them.
   comm::CapacityDispatcher* fixed = dispatcher.with_capacity();
   const int64_t ranks = units.comm().size(), loads = fixed ? 2 * ranks : 0;
   at::Tensor sums =
-      at::zeros({4 + loads}, at::TensorOptions().dtype(at::kDouble).device(units.device()));
+      at::zeros({6 + loads}, at::TensorOptions().dtype(at::kDouble).device(units.device()));
   Gradients g{.loss_sum = sums.narrow(0, 0, 1),
               .mtp_loss_sum = sums.narrow(0, 2, 1),
               .mtp_scored = sums.narrow(0, 3, 1),
-              .aux = sums.narrow(0, 1, 1)};
+              .aux = sums.narrow(0, 1, 1),
+              .odd = sums.narrow(0, 4, 2)};
+  const bool poisoned = nan_point("train.accumulate");
+  if (poisoned) run.loss_seed = std::numeric_limits<double>::quiet_NaN();
   g.loads.resize(decoder.layers.size() + (mtp_weight != 0 ? decoder.mtp.size() : 0));
   const size_t count = step.batches.size();
   const auto micro_batch = [&](size_t i) {
@@ -170,10 +183,14 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
       batch->backward();
     }
   }
+  if (poisoned) g.loss_sum.fill_(run.loss_seed);
   units.reduce_grads();
-  if (fixed) sums.narrow(0, 4 + 2 * units.comm().rank(), 2).copy_(fixed->take_load());
-  if (ranks > 1) units.comm().all_reduce(sums);
-  if (fixed) g.load = sums.narrow(0, 4, loads).view({ranks, 2}).amax(0);
+  if (fixed) sums.narrow(0, 6 + 2 * units.comm().rank(), 2).copy_(fixed->take_load());
+  if (ranks > 1) {
+    tell_odd(at::add(g.loss_sum, g.mtp_loss_sum), units.comm().rank(), g.odd);
+    units.comm().all_reduce(sums);
+  }
+  if (fixed) g.load = sums.narrow(0, 6, loads).view({ranks, 2}).amax(0);
   sum_loads_over_ranks(units.comm(), g.loads);
   g.max_load = max_load(g.loads, g.loss_sum);
   g.scored = step.scored;
@@ -205,6 +222,8 @@ at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispa
   figures[kGradNorm] = squares.sqrt();
   figures[kScale] = scale;
   figures[kMaxLoad] = g.max_load;
+  figures[kOdd] = g.odd;  // two
+  figures.erase(figures.begin() + kOddRank);
   if (g.load.defined()) figures.insert(figures.end(), {left_out, g.load});
   return at::cat(figures);
 }
@@ -240,6 +259,8 @@ StepResult StepFigures::wait() const {
                .scored = scored_,
                .skipped = !std::isfinite(n[kScale]),
                .max_load = n[kMaxLoad],
+               .odd_ranks = static_cast<int>(n[kOdd]),
+               .odd_rank = static_cast<int>(n[kOddRank]),
                .seconds = seconds};
   if (host_.numel() == kLeftOut) return r;
   r.left_out = n[kLeftOut] > 0;
