@@ -97,7 +97,8 @@ RankLayout make_layout(const ParallelConfig& c, const LayoutFacts& f, const Layo
     throw error("capacity", "has no effect with dispatcher " + c.dispatcher +
                                 ", which sends every row anyway; leave it out");
   if (c.capacity && ep == 1)
-    throw error("capacity", "has no effect with ep 1, where rows stay where they are; leave it out");
+    throw error("capacity",
+                "has no effect with ep 1, where rows stay where they are; leave it out");
   return out;
 }
 

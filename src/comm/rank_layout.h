@@ -40,7 +40,8 @@ struct ParallelConfig {
       "it, all_gather every token to all",
       one_of({"all_to_all", "all_gather"}));
     f("capacity", capacity,
-      "of all_to_all: numbers of rows are fixed before a step, so that the host waits for no counts: "
+      "of all_to_all: numbers of rows are fixed before a step, so that the host waits for no "
+      "counts: "
       "room for the highest load seen times this, in the beginning for even loads; a step that "
       "needs more is run again with more. Counts are exchanged first if not set",
       at_least(1));

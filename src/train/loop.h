@@ -5,6 +5,7 @@
 #include <string>
 
 #include "checkpoint/run_folder.h"
+#include "comm/call_times.h"
 #include "comm/dispatch.h"
 #include "data/packing.h"
 #include "nn/decoder.h"
@@ -46,6 +47,8 @@ struct Parts {
   checkpoint::RunFolder& folder;
   // Adds config.json, the tokenizer's files and the like to the contents of a checkpoint.
   std::function<void(checkpoint::FolderContents&)> complete;
+  // Of the groups of several ranks: the progress line then names the slowest rank. May be null.
+  comm::CallTimes* calls = nullptr;
 };
 
 struct LoopResult {

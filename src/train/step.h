@@ -75,7 +75,7 @@ struct StepResult {
   // skipped one, and is to be run again.
   comm::Capacity load;
   bool left_out = false;
-  double seconds = 0;    // on the device, from its batches to its figures
+  double seconds = 0;  // on the device, from its batches to its figures
 };
 
 // When a step began: on a GPU a mark behind what its stream has to do before.
