@@ -45,10 +45,11 @@ struct TrainingRun {
   int64_t at_once = 1;       // micro-batches whose activations are kept at a time
   std::set<std::string> recompute = {};  // tensor classes
   bool on_gpu = false;
-  int64_t max_logits = int64_t{1} << 22;    // elements of a chunk (ops/cross_entropy.h)
-  int64_t data_bytes = 0;                   // tokenized text and what packing keeps
-  double received = 0;                      // rows a token that come from other ranks' tokens
-  bool saves = true;                        // checkpoints are written from a copy in memory
+  int64_t deterministic_row = 0;          // on a GPU in deterministic mode: tokens of a row, else 0
+  int64_t max_logits = int64_t{1} << 22;  // elements of a chunk (ops/cross_entropy.h)
+  int64_t data_bytes = 0;                 // tokenized text and what packing keeps
+  double received = 0;                    // rows a token that come from other ranks' tokens
+  bool saves = true;                      // checkpoints are written from a copy in memory
   int64_t base_bytes = int64_t{150} << 20;  // the program and libtorch before anything is allocated
 };
 

@@ -167,6 +167,7 @@ void set_run(RankShare& s, const BenchmarkConfig& c, bool for_cpu) {
   s.run.saves = false;
   s.run.base_bytes = program_bytes();
   s.run.on_gpu = !for_cpu;
+  s.run.deterministic_row = c.deterministic && !for_cpu ? s.seq_len : 0;
 }
 
 }  // namespace
