@@ -21,7 +21,7 @@ packages=(g++ ninja-build ccache git python3-venv ca-certificates libyaml-cpp-de
   libpcre2-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev clang-format)
 
 # Anything that changes what this script would do changes the key.
-key=$( (cat tools/setup.sh tools/requirements*.txt && echo "$root $(command -v python3) $(command -v nvcc) ${CUDA_HOME-} ${CONCLAVE_PYTHON-} ${CONCLAVE_DEPS-}") | sha256sum)
+key=$( (cat tools/setup.sh tools/cudnn_headers.sh tools/requirements*.txt && echo "$root $(command -v python3) $(command -v nvcc) ${CUDA_HOME-} ${CONCLAVE_PYTHON-} ${CONCLAVE_DEPS-}") | sha256sum)
 fresh() { [ -f "$state/$1" ] && [ "$(<"$state/$1")" = "$key" ]; }
 done_with() { echo "$key" >"$state/$1"; }
 fail() {
@@ -111,6 +111,15 @@ find_cmake() {
   fail "cmake 3.25 or newer is missing; as root run: apt-get install -y cmake"
 }
 
+# Headers of cuDNN's graphs, for a build with CUDA.
+find_cudnn_headers() {
+  local dir
+  for dir in "$deps" .offline /usr; do
+    [ -f "$dir/include/cudnn_frontend.h" ] && return
+  done
+  step "fetching the headers of cuDNN's graphs" tools/cudnn_headers.sh "$python" "$state/cudnn_frontend"
+}
+
 setup_build() {
   local python own_venv deps cuda nvcc gpu cmake extra=tools/requirements-cpu.txt message
   find_dependencies
@@ -133,6 +142,7 @@ setup_build() {
     message+="; nvcc is there, but not all of the toolkit's libraries, cuDNN and NCCL: CPU-only build"
   else
     gpu=ON
+    find_cudnn_headers
     message+="; CUDA $(nvcc_version): GPU build"
   fi
   printf '%s=%q\n' conclave_python "$python" conclave_cmake "$cmake" conclave_deps "$deps" conclave_cuda "$cuda" \

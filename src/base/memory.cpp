@@ -103,6 +103,10 @@ uint64_t peak_resident_memory() {
   return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
 }
 
+// A static object of the program is made when its libraries are loaded and initialised.
+const uint64_t kAtStart = resident_memory();
+uint64_t memory_at_start() { return kAtStart; }
+
 uint64_t available_memory() {
   uint64_t room = field(content("/proc/meminfo"), "MemAvailable:", kNoLimit / 1024) * 1024;
   for (const std::string& folder : cgroups("memory")) room = std::min(room, cgroup_room(folder));

@@ -7,6 +7,7 @@ namespace conclave {
 
 uint64_t resident_memory();       // bytes now
 uint64_t peak_resident_memory();  // bytes at most, since the start
+uint64_t memory_at_start();       // resident before main(): the program's and its libraries'
 uint64_t available_memory();      // bytes that could still be allocated without swapping
 // Blocks of 4 MiB and more go back to the system as soon as they are freed. By itself glibc raises
 // that size to 32 MiB as such blocks are freed, and then keeps what lies below others: a training

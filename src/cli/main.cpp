@@ -30,6 +30,7 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "conclave " CONCLAVE_VERSION);
   int status = 0;
   cli::add_verbs(app, status);
+  if (argc > 1 && argv[1][0] != '-') cli::check_verb(app, argv[1]);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

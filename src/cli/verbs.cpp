@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/config.h"
+#include "base/text.h"
 #include "cli/config_page.h"
 #include "cli/launch.h"
 #include "recipes/benchmark.h"
@@ -173,11 +174,8 @@ void add_help(CLI::App& app) {
       std::puts(overview().c_str());
       return;
     }
-    const auto found = app.get_subcommands([&](CLI::App* a) { return a->get_name() == *topic; });
-    CLI::App* about = found.empty() ? nullptr : found.front();
-    if (!about)
-      throw ConfigError("help: there is no verb `" + *topic + "`; conclave help lists them");
-    std::fputs(about->help().c_str(), stdout);
+    check_verb(app, *topic);
+    std::fputs(app.get_subcommand(*topic)->help().c_str(), stdout);
     if (const std::string keys = config_lines(*topic); !keys.empty())
       std::printf("\nKeys of the config:\n%s", keys.c_str());
   });
@@ -198,6 +196,17 @@ std::string overview() {
   help             this page; `conclave help VERB` lists flags and config keys
 
 Exit status: 0 the end was reached, 75 stopped by a signal after saving, 2 usage or config, 1 run time.)";
+}
+
+void check_verb(const CLI::App& app, const std::string& name) {
+  std::vector<std::string> names;
+  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(verb->get_name());
+  if (std::find(names.begin(), names.end(), name) != names.end()) return;
+  const std::string near = nearest(name, names);
+  throw ConfigError("there is no verb `" + name + "`; " +
+                    (near.empty() ? "conclave help lists them"
+                                  : "did you mean `" + near + "`? (conclave help lists all)"));
 }
 
 void add_verbs(CLI::App& app, int& status) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ops/dispatch.h"
+#include "ops/fixed_exchange.h"
 #include "ops/receive_buffer.h"
 
 namespace conclave::comm {
@@ -24,6 +25,12 @@ struct Exchange {
   at::Tensor weight_in;   // [received] int64: place of each in [Σ arrived, top_k]
 };
 
+// The same where ranks exchange fixed numbers of rows (comm/dispatch_capacity.h).
+struct FixedExchange {
+  ops::SentLayout out;
+  ops::ArrivedLayout in;
+};
+
 struct Dispatch {
   ops::ExpertLayout sent;  // this rank's tokens · top_k rows in the order of all experts
   // [local_experts + 1], int64 on the CPU, for rows on CUDA int32 beside them: local expert e gets
@@ -34,12 +41,17 @@ struct Dispatch {
   int64_t received = 0;       // rows that this rank's experts get
   ops::ReceiveBuffer buffer;  // where there is one (comm/dispatch_proxy.h)
   Exchange exchange;          // where there is one (comm/dispatch_ranks.h), and no `sent` then
+  FixedExchange fixed;        // likewise
 };
+
+class CapacityDispatcher;
 
 class Dispatcher {
  public:
   virtual ~Dispatcher() = default;
   virtual int ranks() const { return 1; }  // expert ranks
+  // This one where it exchanges fixed numbers of rows, which its user has to keep high enough.
+  virtual CapacityDispatcher* with_capacity() { return nullptr; }
   // ids [tokens, top_k] int64 in 0 … experts−1 (throws otherwise), none twice for a token.
   // Collective over the expert ranks, as all calls here; the only one that may wait for the device.
   virtual Dispatch prepare(const at::Tensor& ids, int64_t experts) = 0;

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "comm/dispatch_capacity.h"
 
 namespace conclave::comm {
 
@@ -63,7 +64,9 @@ void arrange_arrived(Dispatch& to, const at::Tensor& arrived, int64_t local, at:
 std::unique_ptr<Dispatcher> make_dispatcher(const std::string& kind, Comm& ep) {
   if (ep.size() == 1) return std::make_unique<LocalDispatcher>();
   if (kind == "all_to_all") return std::make_unique<AllToAllDispatcher>(ep);
-  TORCH_CHECK(kind == "all_gather", "dispatcher: expected all_to_all or all_gather, got ", kind);
+  if (kind == "all_to_all_capacity") return std::make_unique<CapacityDispatcher>(ep);
+  TORCH_CHECK(kind == "all_gather",
+              "dispatcher: expected all_to_all, all_to_all_capacity or all_gather, got ", kind);
   return std::make_unique<AllGatherDispatcher>(ep);
 }
 

@@ -60,7 +60,8 @@ class AllGatherDispatcher final : public RanksDispatcher {
   at::Tensor reduce(const Dispatch& to, const at::Tensor& rows);  // the transpose
 };
 
-// `kind`: all_to_all or all_gather; local over a group of one.
+// `kind`: all_to_all, all_to_all_capacity (comm/dispatch_capacity.h) or all_gather; local over a
+// group of one.
 std::unique_ptr<Dispatcher> make_dispatcher(const std::string& kind, Comm& ep);
 
 // The experts' side of a layout, from the rows that come in: arrived [rows, top_k] int32 on the

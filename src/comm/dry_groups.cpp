@@ -12,11 +12,11 @@ std::unique_ptr<Comm> DryFactory::make(const std::vector<int>& ranks, const std:
   return dry(name, static_cast<int>(place), static_cast<int>(ranks.size()), ledger_);
 }
 
-void DryDispatcher::exchange(const at::Tensor& like) {
+void DryDispatcher::exchange(const at::Tensor& like, int64_t more) {
   if (ep_.size() == 1) return;
   auto shape = like.sizes().vec();
-  shape[0] = rows_ * ep_.size();
-  const std::vector<int64_t> rows(static_cast<size_t>(ep_.size()), rows_);
+  shape[0] = (rows_ + more) * ep_.size();
+  const std::vector<int64_t> rows(static_cast<size_t>(ep_.size()), rows_ + more);
   ep_.all_to_all(at::empty(shape, like.options()), at::empty(shape, like.options()), rows, rows);
 }
 
@@ -26,8 +26,8 @@ Dispatch DryDispatcher::prepare(const at::Tensor& ids, int64_t experts) {
   if (ep_.size() > 1) {
     const std::vector<int64_t> ones(static_cast<size_t>(ep_.size()), 1);
     const auto counts = [&] { return at::empty({ep_.size()}, ids.options()); };
-    ep_.all_to_all(counts(), counts(), ones, ones);
-    exchange(at::empty({to.tokens, to.top_k}, ids.options().dtype(at::kInt)));
+    if (!capacity_) ep_.all_to_all(counts(), counts(), ones, ones);
+    exchange(at::empty({to.tokens, to.top_k}, ids.options().dtype(at::kInt)), capacity_ ? 1 : 0);
   }
   to.received = to.tokens * to.top_k;
   to.offsets = at::empty({experts / ep_.size() + 1}, ids.options());

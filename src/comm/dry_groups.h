@@ -21,10 +21,12 @@ class DryFactory final : public CommFactory {
 };
 
 // Makes the calls of an all_to_all dispatcher (comm/dispatch_ranks.h) on meta tensors; every rank
-// of the group gets `rows` rows of this rank's tokens, and as many come from each.
+// of the group gets `rows` rows of this rank's tokens, and as many come from each. With `capacity`
+// of one that fixes them before (comm/dispatch_capacity.h).
 class DryDispatcher final : public Dispatcher {
  public:
-  DryDispatcher(Comm& ep, int64_t rows) : ep_(ep), rows_(rows) {}
+  DryDispatcher(Comm& ep, int64_t rows, bool capacity = false)
+      : ep_(ep), rows_(rows), capacity_(capacity) {}
   int ranks() const override { return ep_.size(); }
   Dispatch prepare(const at::Tensor& ids, int64_t experts) override;
   at::Tensor dispatch(const Dispatch& to, const at::Tensor& x) override;
@@ -33,10 +35,11 @@ class DryDispatcher final : public Dispatcher {
   at::Tensor combine_weights(const Dispatch& to, const at::Tensor& dweights) override;
 
  private:
-  // Rows like those of `like` there and as many back here.
-  void exchange(const at::Tensor& like);
+  // Rows like those of `like` there and as many back here, and `more` for each rank.
+  void exchange(const at::Tensor& like, int64_t more = 0);
   Comm& ep_;
   const int64_t rows_;
+  const bool capacity_;
 };
 
 }  // namespace conclave::comm

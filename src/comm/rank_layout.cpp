@@ -93,6 +93,12 @@ RankLayout make_layout(const ParallelConfig& c, const LayoutFacts& f, const Layo
                                           " groups of ep " + number(ep) + " ranks, got " +
                                           number(copies) + "; " + next(copies, left, valid));
   out.ep_replicate = static_cast<int>(copies);
+  if (c.capacity && c.dispatcher != "all_to_all")
+    throw error("capacity", "has no effect with dispatcher " + c.dispatcher +
+                                ", which sends every row anyway; leave it out");
+  if (c.capacity && ep == 1)
+    throw error("capacity",
+                "has no effect with ep 1, where rows stay where they are; leave it out");
   return out;
 }
 

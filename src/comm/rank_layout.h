@@ -17,6 +17,7 @@ namespace conclave::comm {
 struct ParallelConfig {
   std::optional<int64_t> dp_replicate, dp_shard, ep, ep_replicate;
   std::string dispatcher = "all_to_all";
+  std::optional<double> capacity;
   void fields(auto& f) {
     f("dp_replicate", dp_replicate,
       "copies of the dense weights, each of which dp_shard ranks share; the ranks that dp_shard "
@@ -38,6 +39,12 @@ struct ParallelConfig {
       "how tokens come to the ranks of their experts: all_to_all sends a token to those that need "
       "it, all_gather every token to all",
       one_of({"all_to_all", "all_gather"}));
+    f("capacity", capacity,
+      "of all_to_all: numbers of rows are fixed before a step, so that the host waits for no "
+      "counts: "
+      "room for the highest load seen times this, in the beginning for even loads; a step that "
+      "needs more is run again with more. Counts are exchanged first if not set",
+      at_least(1));
   }
 };
 

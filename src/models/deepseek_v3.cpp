@@ -22,7 +22,11 @@ struct DeepseekV3Config : Frame {
 
   DeepseekV3Config(const Keys& k, const DecoderOptions& options)
       : Frame(k, options,
-              {.head_dim = 64, .max_positions = 4096, .aux_coef = 0, .renormalise = true}),
+              {.head_dim = 64,
+               .max_positions = 4096,
+               .aux_coef = 0,
+               .renormalise = true,
+               .experts = "n_routed_experts"}),
         mla{k.is_null("q_lora_rank") ? 0 : k.count({"q_lora_rank"}, 1536),
             k.count({"kv_lora_rank"}, 512), k.count({"qk_nope_head_dim"}, 128),
             k.count({"qk_rope_head_dim"}, 64), k.count({"v_head_dim"}, 128)},

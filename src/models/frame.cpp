@@ -8,6 +8,12 @@
 namespace conclave::models {
 namespace {
 
+// All that transformers takes for the number of experts; the family's own first, as it is named
+// where it is missing.
+std::vector<std::string> names_of_experts(const char* own) {
+  return {own, "num_local_experts", "num_experts", "n_routed_experts"};
+}
+
 // torch.nn.Embedding's padding_idx: negative ones count from the end of the vocabulary.
 int64_t read_padding(const Keys& k, int64_t vocab) {
   const auto* v = k.find({"pad_token_id"});
@@ -29,7 +35,7 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
       head_dim(k.count({"head_dim"}, otherwise.head_dim ? otherwise.head_dim
                                                         : std::max<int64_t>(hidden / heads, 1))),
       max_positions(k.count({"max_position_embeddings"}, otherwise.max_positions)),
-      experts(k.count({"num_local_experts", "num_experts", "n_routed_experts"})),
+      experts(k.count(names_of_experts(otherwise.experts))),
       top_k(k.count({"num_experts_per_tok"})),
       ffn(k.count({otherwise.ffn})),
       padding(read_padding(k, vocab)),
@@ -48,12 +54,14 @@ Frame::Frame(const Keys& k, const DecoderOptions& options, const Defaults& other
   if (options.sequence_aux_coef >= 0) sequence_aux_coef = options.sequence_aux_coef;
   if (heads % kv_heads)
     k.refuse("num_key_value_heads", "expected a divisor of num_attention_heads");
+  const std::string experts_key = k.given(names_of_experts(otherwise.experts));
   if (top_k > experts)
-    k.refuse("num_experts_per_tok", "expected at most num_experts = " + std::to_string(experts));
+    k.refuse("num_experts_per_tok",
+             "expected at most " + experts_key + " = " + std::to_string(experts));
   if (!(eps > 0)) k.refuse("rms_norm_eps", "expected a number above 0");
   if (experts % share.expert_ranks)
-    k.refuse("num_experts", "expected a multiple of the " + std::to_string(share.expert_ranks) +
-                                " ranks that share them, got " + std::to_string(experts));
+    k.refuse(experts_key, "expected a multiple of the " + std::to_string(share.expert_ranks) +
+                              " ranks that share them, got " + std::to_string(experts));
   if (k.text({"hidden_act"}, "silu") != "silu")
     k.refuse("hidden_act", "expected silu; others are not supported");
   if (k.number({"attention_dropout"}, 0) != 0)

@@ -17,6 +17,7 @@ struct Defaults {
   int64_t max_positions = 32768;
   double eps = 1e-6, aux_coef = 0.001;
   bool biases = false, renormalise = false;
+  const char* experts = "num_experts";        // the key of their number
   const char* ffn = "moe_intermediate_size";  // the key of an expert's width
 };
 

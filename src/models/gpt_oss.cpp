@@ -93,6 +93,7 @@ GptOssConfig::GptOssConfig(const Keys& k, const DecoderOptions& options)
              .eps = 1e-5,
              .biases = true,
              .renormalise = true,
+             .experts = "num_local_experts",
              .ffn = "intermediate_size"}) {
   const int64_t window = k.count({"sliding_window"}, 128);
   for (int i = 0; i < layers; ++i) windows.push_back(i % 2 == 0 ? window : 0);

@@ -19,6 +19,12 @@ const nlohmann::json* Keys::find(const std::vector<std::string>& names) const {
   return nullptr;
 }
 
+std::string Keys::given(const std::vector<std::string>& names) const {
+  for (const auto& name : names)
+    if (find({name})) return name;
+  return names.front();
+}
+
 void Keys::refuse(const std::string& key, const std::string& what) const {
   const auto place = places_.find(key.substr(0, key.find('.')));
   throw ConfigError((place == places_.end() ? from_ : place->second) + ": `" + key + "`: " + what);
@@ -49,7 +55,7 @@ int64_t Keys::count(const std::vector<std::string>& names, int64_t otherwise, in
   if (!v) return otherwise;
   if (!v->is_number_integer() || v->get<int64_t>() < least ||
       v->get<int64_t>() > (int64_t{1} << 40))
-    refuse(names.front(),
+    refuse(given(names),
            "expected an integer of at least " + std::to_string(least) + ", got " + v->dump());
   return v->get<int64_t>();
 }
@@ -63,7 +69,7 @@ bool Keys::is_null(const std::string& name) const {
 double Keys::number(const std::vector<std::string>& names, double otherwise) const {
   const auto* v = find(names);
   if (!v) return otherwise;
-  if (!v->is_number()) refuse(names.front(), "expected a number, got " + v->dump());
+  if (!v->is_number()) refuse(given(names), "expected a number, got " + v->dump());
   return v->get<double>();
 }
 
@@ -77,7 +83,7 @@ bool Keys::flag(const std::string& name, bool otherwise) const {
 std::string Keys::text(const std::vector<std::string>& names, const std::string& otherwise) const {
   const auto* v = find(names);
   if (!v) return otherwise;
-  if (!v->is_string()) refuse(names.front(), "expected a text, got " + v->dump());
+  if (!v->is_string()) refuse(given(names), "expected a text, got " + v->dump());
   return v->get<std::string>();
 }
 

@@ -22,6 +22,8 @@ class Keys {
   // The first of `names` that is there and not null; `{"rope_parameters", "rope_theta"}` style
   // paths are written "a.b".
   const nlohmann::json* find(const std::vector<std::string>& names) const;
+  // Under which of these names it is there; the first where it is not.
+  std::string given(const std::vector<std::string>& names) const;
 
   int64_t count(const std::vector<std::string>& names) const;  // an integer ≥ 1; required
   // An integer ≥ `least`, or `otherwise` where it is absent.

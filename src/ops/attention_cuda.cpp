@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/attention_sink.h"
+#include "ops/attention_cudnn_cuda.h"
 
 namespace conclave::ops::cuda {
 namespace {
@@ -42,18 +43,44 @@ Documents documents_of(std::span<const int64_t> q_offsets, std::span<const int64
 
 enum class AttentionWay { cudnn, flash, math };
 
-AttentionWay way_of(const at::Tensor& q, const at::Tensor& v, const Documents& d,
-                    const AttentionOptions& options) {
+bool deterministic() { return at::globalContext().deterministicAlgorithms(); }
+
+CudnnAttention cudnn_attention(const at::Tensor& q, const at::Tensor& v, const Documents& d,
+                               double scale) {
+  return {d.count, d.length, q.size(1), v.size(1), q.size(2), v.size(2), scale};
+}
+
+bool cuts(const AttentionOptions& options, const Documents& d) {
+  return options.window > 0 && options.window < d.most_keys;
+}
+
+// What cuDNN attends to, but for windows.
+bool for_cudnn(const at::Tensor& q, const at::Tensor& v, const Documents& d) {
   const int64_t head_dim = q.size(2), v_dim = v.size(2);
-  if (q.scalar_type() != at::kBFloat16 || std::max(head_dim, v_dim) > 256)
-    return AttentionWay::math;
-  const bool cuts = options.window > 0 && options.window < d.most_keys;
   const bool dims = (head_dim == v_dim && head_dim <= 128 && head_dim % 8 == 0) ||
                     (head_dim == 192 && v_dim == 128);
-  if (!cuts && dims && d.same_keys && d.length > 0 && d.length % 64 == 0 &&
-      !at::globalContext().deterministicAlgorithms())
+  return q.scalar_type() == at::kBFloat16 && dims && d.same_keys && d.length > 0 &&
+         d.length % 64 == 0;
+}
+
+AttentionWay way_of(const at::Tensor& q, const at::Tensor& v, const Documents& d,
+                    const AttentionOptions& options) {
+  if (q.scalar_type() != at::kBFloat16 || std::max(q.size(2), v.size(2)) > 256)
+    return AttentionWay::math;
+  if (for_cudnn(q, v, d) && !cuts(options, d) &&
+      (!deterministic() || has_cudnn_deterministic(cudnn_attention(q, v, d, options.scale))))
     return AttentionWay::cudnn;
   return AttentionWay::flash;
+}
+
+// What ATen cannot ask cuDNN for, and whose result needs no correction by the sinks.
+std::optional<CudnnAttention> own_forward(const at::Tensor& q, const at::Tensor& v,
+                                          const Documents& d, const AttentionOptions& options) {
+  if (!for_cudnn(q, v, d) || (!cuts(options, d) && !options.sinks.defined())) return std::nullopt;
+  CudnnAttention n = cudnn_attention(q, v, d, options.scale);
+  if (cuts(options, d)) n.window = options.window;
+  n.sinks = options.sinks.defined();
+  return has_cudnn_forward(n) ? std::optional(n) : std::nullopt;
 }
 
 // Offsets as int32 on the device. Those of equal documents are counted there. Others are copied,
@@ -106,6 +133,8 @@ class Cudnn {
                          const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse) const {
     const int64_t n = d_.length;
     at::Tensor stats = lse.view({q.size(1), d_.count, n}).transpose(0, 1).contiguous();
+    if (deterministic())
+      return cudnn_deterministic(cudnn_attention(q, v, d_, scale_), dout, q, k, v, out, stats);
     if (lse_dims_ == 4) stats = stats.unsqueeze(-1);
     const at::Tensor none,
         seed = at::empty({}, q.options().dtype(at::kLong));  // of a dropout that is off
@@ -206,6 +235,8 @@ Attention attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& 
   const AttentionWay way = way_of(q, v, d, options);
   if (way == AttentionWay::math || q.size(0) == 0)
     return attention_math(q, k, v, q_offsets, k_offsets, options);
+  if (const auto own = own_forward(q, v, d, options))
+    return cudnn_forward(*own, q, k, v, own->sinks ? sinks_in_floats(options) : at::Tensor());
   Attention to = by_way(way, d, q_offsets, k_offsets, q, v, options,
                         [&](const auto& plain) { return plain.forward(q, k, v); });
   if (options.sinks.defined()) {

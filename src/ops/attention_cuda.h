@@ -3,7 +3,8 @@
 // Three ways, chosen by what each can do:
 // cudnn  bf16, documents of one length (a multiple of 64) with queries = keys, no window that cuts,
 // head_dim = v_dim ≤ 128 or
-//        192 / 128, and not in deterministic mode (its backward through ATen adds in any order).
+//        192 / 128. In deterministic mode its backward is a graph of ours
+//        (attention_cudnn_cuda.h), where cuDNN has that graph.
 // flash  bf16, head_dim and v_dim ≤ 256: any documents, windows, deterministic where
 // at::globalContext() says so.
 //        Dims are padded to a common multiple of 8. Documents of one length need no copy of their

@@ -12,6 +12,7 @@ struct DryStep {
   int64_t tokens = 0;         // of this rank in a micro-batch
   int64_t micro_batches = 1;  // in a step
   RunOptions run;             // recompute, mtp_weight
+  bool capacity = false;      // of the dispatcher: loads are summed too
 };
 
 // What train::step calls on the units' groups and on `dispatcher` for the decoder's segments; with

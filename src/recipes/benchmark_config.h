@@ -65,7 +65,7 @@ struct BenchmarkConfig {
   int64_t layers = 0;
   std::vector<std::string> recompute = {"auto"};
   std::string gradients = "bf16";
-  int64_t warmup = 3, steps = 10;
+  int64_t warmup = 3, steps = 10, traced_steps = 2;
   double lr = 1e-4;
   BenchmarkModelSection model;
   LayoutSection layout;
@@ -101,6 +101,8 @@ struct BenchmarkConfig {
       one_of({"bf16", "fp32"}));
     f("warmup", warmup, "steps before the timed ones", not_negative);
     f("steps", steps, "timed steps", at_least(1));
+    f("traced_steps", traced_steps,
+      "on a GPU: steps after these for the table of time by part; 0: none", not_negative);
     f("lr", lr, "learning rate of Adam", positive);
     f("model", model, "what is run");
     f("layout", layout, "the published run of which one rank's share is measured");

@@ -103,23 +103,17 @@ double waits_per_step(const Figures& f) {
   return sum;
 }
 
-void add_gpu_results(nlohmann::json& r, const RankShare& s, const BenchmarkConfig& c,
-                     const Figures& f) {
+void add_traced_results(nlohmann::json& r, const RankShare& s, const BenchmarkConfig& c,
+                        const Figures& f) {
   const plan::Flops flops = plan::flops_per_token(s.shape, s.seq_len);
   const double tokens = static_cast<double>(c.batch.rows * s.seq_len),
                layers = layers_seconds(f.parts),
                of_layers = tokens * static_cast<double>(flops.total() - flops.head) / layers;
-  if (const double peak = peak_flops(f.device); peak > 0)
-    r["mfu"] = r["model_tflops"].get<double>() * 1e12 / peak;
-  r["copy_bytes_per_second"] = f.rates.copy;
-  r["attention_tflops"] = f.rates.attention / 1e12;
   r["seconds_of_traced_step"] = f.traced;
   r["sum_of_parts"] = f.parts.sum();
   r["host_waits_per_step"] = waits_per_step(f);
   r["host_waits"] = f.waits;
   r["gaps"] = f.parts.idle / f.traced;
-  r["memory_calls"] = f.memory_calls;
-  r["reserved_memory_bytes"] = f.reserved;
   r["layers_seconds"] = layers;
   r["layers_tflops"] = of_layers / 1e12;
   r["layers_of_gemm"] = of_layers / f.rates.gemm;
@@ -134,6 +128,35 @@ void add_gpu_results(nlohmann::json& r, const RankShare& s, const BenchmarkConfi
                             {"count", k.count},
                             {"seconds", k.seconds},
                             {"idle_before", k.idle}});
+}
+
+void add_gpu_results(nlohmann::json& r, const RankShare& s, const BenchmarkConfig& c,
+                     const Figures& f) {
+  if (const double peak = peak_flops(f.device); peak > 0)
+    r["mfu"] = r["model_tflops"].get<double>() * 1e12 / peak;
+  r["copy_bytes_per_second"] = f.rates.copy;
+  r["attention_tflops"] = f.rates.attention / 1e12;
+  r["memory_calls"] = f.memory_calls;
+  r["reserved_memory_bytes"] = f.reserved;
+  if (f.traced > 0) add_traced_results(r, s, c, f);
+}
+
+void print_gpu_results(const Figures& f, const nlohmann::json& r) {
+  const auto number = [&](const char* key) { return r.at(key).get<double>(); };
+  std::printf("memory taken       %s; %lld calls for more or less in the timed steps\n",
+              bytes(f.reserved).c_str(), ll(f.memory_calls));
+  std::printf("copy, attention    %.2f TB/s; %.0f TFLOP/s of cuDNN forward and backward\n",
+              f.rates.copy / 1e12, f.rates.attention / 1e12);
+  if (f.traced > 0) {
+    std::printf("host waits         %.1f a step", waits_per_step(f));
+    for (const auto& [call, n] : f.waits) std::printf("; %s %.1f", call.c_str(), n);
+    std::printf("\ngaps               %.1f %% of a traced step\n", 100 * number("gaps"));
+    std::printf(
+        "layers alone       %.3f s, %.1f TFLOP/s, %.3f of GEMM: without stand-ins, head, "
+        "optimizer\n",
+        number("layers_seconds"), number("layers_tflops"), number("layers_of_gemm"));
+  }
+  std::printf("launch to step 1   %.1f s\n", f.first_step);
 }
 
 }  // namespace
@@ -235,26 +258,16 @@ void print_results(const RankShare& s, const BenchmarkConfig& c, const Figures& 
   std::printf("peak memory        %s, forecast %s (%+.1f %%)\n", bytes(f.peak).c_str(),
               bytes(s.forecast.total()).c_str(),
               100 * (static_cast<double>(f.peak) / static_cast<double>(s.forecast.total()) - 1));
-  if (gpu) {
-    std::printf("memory taken       %s; %lld calls for more or less in the timed steps\n",
-                bytes(f.reserved).c_str(), ll(f.memory_calls));
-    std::printf("copy, attention    %.2f TB/s; %.0f TFLOP/s of cuDNN forward and backward\n",
-                f.rates.copy / 1e12, f.rates.attention / 1e12);
-    std::printf("host waits         %.1f a step", waits_per_step(f));
-    for (const auto& [call, n] : f.waits) std::printf("; %s %.1f", call.c_str(), n);
-    std::printf("\ngaps               %.1f %% of a traced step\n", 100 * number("gaps"));
-    std::printf(
-        "layers alone       %.3f s, %.1f TFLOP/s, %.3f of GEMM: without stand-ins, head, "
-        "optimizer\n",
-        number("layers_seconds"), number("layers_tflops"), number("layers_of_gemm"));
-    std::printf("launch to step 1   %.1f s\n", f.first_step);
-  }
+  if (gpu) print_gpu_results(f, r);
   if (c.layout.tokens_per_second > 0)
     std::printf(
         "published          %.0f tokens/s a GPU for the whole model: not to be compared "
         "with the above\n",
         c.layout.tokens_per_second);
-  gpu ? print_parts_of_gpu(s, c, f) : print_parts_of_cpu(f);
+  if (!gpu)
+    print_parts_of_cpu(f);
+  else if (f.traced > 0)
+    print_parts_of_gpu(s, c, f);
 }
 
 }  // namespace conclave::recipes

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "base/human.h"
@@ -26,19 +27,40 @@ int64_t rows_each(int64_t tokens, int64_t experts, int64_t top_k, int64_t ranks)
   return static_cast<int64_t>(std::ceil(static_cast<double>(tokens) * (1 - std::max(none, 0.0))));
 }
 
+// layers.12.experts → layers.*.experts
+std::string kind_of(const std::string& unit) {
+  std::string kind;
+  for (char c : unit)
+    if (c < '0' || c > '9')
+      kind += c;
+    else if (!kind.ends_with('*'))
+      kind += '*';
+  return kind;
+}
+
 void count(parallel::Units& units, DryRanks& rank) {
   for (const auto& s : units.shards()) {
-    const auto element = static_cast<int64_t>(s.weights.element_size());
-    (s.unit->name().ends_with(".experts") ? rank.expert_weights : rank.dense_weights) +=
-        static_cast<int64_t>(s.weights.nbytes());
+    const auto bytes = [](const at::Tensor& t) { return static_cast<int64_t>(t.nbytes()); };
+    const bool experts = s.unit->name().ends_with(".experts");
+    (experts ? rank.expert_weights : rank.dense_weights) += bytes(s.weights);
     if (!s.unit->trained()) continue;
-    rank.gradients += static_cast<int64_t>(s.grad.nbytes());
-    rank.moments +=
-        2 * static_cast<int64_t>(s.grad.nbytes()) + (element == 2 ? 2 : 0) * s.range.size();
-    if (s.over->size() == 1) continue;
+    const auto element = static_cast<int64_t>(s.weights.element_size());
     const int64_t whole = s.unit->layout().padded(s.over->size());
-    rank.gathered += element * whole;
-    rank.whole_gradients += static_cast<int64_t>(s.grad.element_size()) * whole;
+    rank.gradients += bytes(s.grad);
+    rank.moments += 2 * bytes(s.grad) + (element == 2 ? 2 : 0) * s.range.size();
+    if (s.over->size() > 1) {
+      rank.gathered += element * whole;
+      rank.whole_gradients += static_cast<int64_t>(s.grad.element_size()) * whole;
+    }
+    const DryUnits unit{kind_of(s.unit->name()), 1, whole, experts ? "ep_shard" : "dp_shard",
+                        s.over->size()};
+    const auto same = std::find_if(rank.units.begin(), rank.units.end(), [&](const DryUnits& u) {
+      return u.name == unit.name && u.elements == whole;
+    });
+    if (same == rank.units.end())
+      rank.units.push_back(unit);
+    else
+      ++same->count;
   }
 }
 
@@ -57,7 +79,7 @@ DryRanks run_dry(const PretrainConfig& c, const ModelChoice& choice, const comm:
                               .layout = layout});
   count(*m.units, out);
   const int64_t rows = std::max<int64_t>(c.batch.rows / layout.world(), 1),
-                at_once = std::min(rows, c.batch.micro_rows), tokens = at_once * c.data.seq_len;
+                at_once = rows_at_once(c, layout.world()), tokens = at_once * c.data.seq_len;
   int64_t each = 0;
   for (const auto& layer : m.decoder->layers)
     if (layer.facts.experts > 0) {
@@ -72,10 +94,6 @@ DryRanks run_dry(const PretrainConfig& c, const ModelChoice& choice, const comm:
       *m.decoder, *m.units, dispatcher,
       {.tokens = tokens, .micro_batches = (rows + at_once - 1) / at_once, .run = run});
   return out;
-}
-
-std::string line(const char* what, int64_t bytes) {
-  return format("%-28s%12s\n", what, human_bytes(static_cast<double>(bytes)).c_str());
 }
 
 comm::RankLayout layout_of(const PretrainConfig& c, const ModelChoice& choice, int world) {
@@ -107,12 +125,33 @@ std::optional<DryRanks> dry_ranks(const PretrainConfig& c, const ModelChoice& ch
 }
 
 std::string ranks_page(const DryRanks& r) {
-  return format("# %d ranks: %s\n", r.layout.world(), r.layout.text().c_str()) +
-         "What a rank holds, beside activations\n" +
-         line("  weights", r.dense_weights + r.expert_weights) +
-         line("  gathered of others", r.gathered) + line("  gradients", r.gradients) +
-         line("  before they are summed", r.whole_gradients) + line("  optimizer", r.moments) +
-         "What it sends or gets in a step, even routing; whole buffers\n" + r.ledger.table() + "\n";
+  std::string text = format("# %d ranks: %s\nA rank's units, elements of each before it is cut\n",
+                            r.layout.world(), r.layout.text().c_str());
+  for (const DryUnits& u : r.units)
+    text += format("%5lld × %-22s%12lld", static_cast<long long>(u.count), u.name.c_str(),
+                   static_cast<long long>(u.elements)) +
+            (u.ranks > 1 ? format("  cut over the %d ranks of %s\n", u.ranks, u.group.c_str())
+                         : std::string("  whole\n"));
+  return text + "What it sends or gets in a step, even routing; whole buffers\n" +
+         r.ledger.table() + "\n";
+}
+
+int64_t rows_at_once(const PretrainConfig& c, int ranks) {
+  return std::clamp<int64_t>(c.batch.rows / ranks, 1, c.batch.micro_rows);
+}
+
+plan::MemoryForecast memory_of(const DryRanks& r, const plan::MemoryForecast& one) {
+  plan::MemoryForecast rank;
+  rank.rows = {{"weights", r.dense_weights + r.expert_weights},
+               {"gathered weights", r.gathered},
+               {"gradients", r.gradients},
+               {"gradients to be summed", r.whole_gradients},
+               {"optimizer", r.moments}};
+  const std::set<std::string> counted{"weights", "master, low bits", "gradients",
+                                      "optimizer moments", "copy for saving"};
+  for (const plan::MemoryRow& row : one.rows)
+    if (!counted.count(row.what)) rank.rows.push_back(row);
+  return rank;
 }
 
 namespace {

@@ -3,9 +3,11 @@
 #pragma once
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/config.h"
 #include "comm/dry.h"
+#include "plan/memory.h"
 #include "plan/rank_picture.h"
 #include "recipes/pretrain_config.h"
 
@@ -16,10 +18,18 @@ struct ModelChoice;
 // Ranks that a host of several is taken to have, where the run has as many.
 constexpr int kRanksOfNode = 8;
 
+struct DryUnits {                   // units of one kind
+  std::string name;                 // layers.*.experts
+  int64_t count = 0, elements = 0;  // how many, and of each, padded
+  std::string group;                // over whose ranks they are cut
+  int ranks = 1;
+};
+
 struct DryRanks {
   comm::RankLayout layout;
-  int64_t experts = 0;  // of a layer
-  comm::Ledger ledger;  // of a step of any rank
+  std::vector<DryUnits> units;  // in the order in which they come first
+  int64_t experts = 0;          // of a layer
+  comm::Ledger ledger;          // of a step of any rank
   // Bytes that stay on a rank, the same on each: weights, gradients, and of those that are cut the
   // gathered weights and whole gradients; AdamW's moments and low bits.
   int64_t dense_weights = 0, expert_weights = 0;
@@ -31,6 +41,12 @@ struct DryRanks {
 std::optional<DryRanks> dry_ranks(const PretrainConfig& config, const ModelChoice& choice);
 
 std::string ranks_page(const DryRanks& ranks);
+
+// A rank's memory: what it holds of units, and what `one` says of the rest, a forecast for one rank
+// with as many tokens at once.
+plan::MemoryForecast memory_of(const DryRanks& ranks, const plan::MemoryForecast& one);
+// Packed rows of a micro-batch of a rank.
+int64_t rows_at_once(const PretrainConfig& config, int ranks);
 
 // `model` is what to call it.
 plan::RankPicture picture_of(const DryRanks& ranks, const std::string& model);

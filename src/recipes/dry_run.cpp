@@ -34,10 +34,15 @@ int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device
   std::printf("\n# FLOPs of a token, forward and backward, in rows of %lld\n%s\n",
               static_cast<long long>(c.data.seq_len),
               flops_table(plan::flops_per_token(shape, c.data.seq_len)).c_str());
-  std::printf("# Memory%s, of %s that are free\n%s\n", device.is_cuda() ? " of the GPU" : "",
-              human_bytes(static_cast<double>(free_memory(device))).c_str(),
-              forecast(c, shape, device, expected_data_bytes(c)).table().c_str());
   const std::optional<DryRanks> ranks = dry_ranks(c, choice);
+  PretrainConfig of_rank = c;
+  if (ranks) of_rank.batch.micro_rows = rows_at_once(c, ranks->layout.world());
+  plan::MemoryForecast memory = forecast(of_rank, shape, device, expected_data_bytes(c));
+  if (ranks) memory = memory_of(*ranks, memory);
+  std::printf("# Memory%s%s, of %s that are free\n%s\n", device.is_cuda() ? " of the GPU" : "",
+              ranks ? " for a rank" : "",
+              human_bytes(static_cast<double>(free_memory(device))).c_str(),
+              memory.table().c_str());
   if (ranks) std::fputs(ranks_page(*ranks).c_str(), stdout);
   if (!svg.empty()) {
     if (!ranks)

@@ -27,17 +27,17 @@ struct Figures {
   int64_t peak = 0;  // bytes at most: of the process, on a GPU of tensors
   TimeByPart parts;  // of a step
 
-  // On a GPU
+  // On a GPU; the last three of traced steps, where there are any
   int64_t reserved = 0;                 // bytes taken for tensors at most
   int64_t memory_calls = 0;             // to the driver during the timed steps
-  double traced = 0;                    // seconds of a step while it is traced
+  double traced = 0;                    // seconds of a step while it is traced; 0: none was
   std::vector<KernelTime> kernels;      // of a traced step
   std::map<std::string, double> waits;  // of the host for the device, a traced step
 
   double mean() const;  // of the timed steps
 };
 
-// Warm-up and timed steps, a line each; on a GPU then the device's rates and two traced steps.
+// Warm-up and timed steps, a line each; on a GPU then traced steps and the device's rates.
 // Writes c.profile where it is set.
 Figures measure(const RankShare& share, const BenchmarkConfig& c, at::Device device);
 

@@ -20,8 +20,6 @@
 namespace conclave::recipes::cuda {
 namespace {
 
-constexpr int64_t kTraced = 2;  // steps
-
 std::string out_of_memory(const RankShare& s, const BenchmarkConfig& c) {
   auto rows = s.forecast.rows;
   const auto third = rows.begin() + std::min<ptrdiff_t>(3, static_cast<ptrdiff_t>(rows.size()));
@@ -39,18 +37,19 @@ std::string out_of_memory(const RankShare& s, const BenchmarkConfig& c) {
       static_cast<long long>(c.batch.micro_rows));
 }
 
-// Adds two traced steps, in the mean of which the parts are.
+// Adds traced steps, in the mean of which the parts are.
 void trace_steps(ProxyRun& run, const BenchmarkConfig& c, Figures& f) {
-  for (int64_t i = 0; i < kTraced; ++i) {
+  const auto steps = static_cast<double>(c.traced_steps);
+  for (int64_t i = 0; i < c.traced_steps; ++i) {
     GpuTracer tracer;
     run.step(c.warmup + c.steps + i);
     const Timeline t = tracer.finish();
     if (i == 0 && !c.profile.empty()) write_file_atomic(c.profile, trace_json(t));
     const TimeByPart parts = time_by_part(t);
-    for (const auto& [name, seconds] : parts.busy) f.parts.busy[name] += seconds / kTraced;
-    f.parts.idle += parts.idle / kTraced;
-    f.traced += t.seconds / kTraced;
-    for (const auto& [name, n] : t.waits) f.waits[name] += static_cast<double>(n) / kTraced;
+    for (const auto& [name, seconds] : parts.busy) f.parts.busy[name] += seconds / steps;
+    f.parts.idle += parts.idle / steps;
+    f.traced += t.seconds / steps;
+    for (const auto& [name, n] : t.waits) f.waits[name] += static_cast<double>(n) / steps;
     if (i == 0) f.kernels = kernels_by_time(t);
   }
 }

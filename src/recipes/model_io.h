@@ -42,7 +42,7 @@ struct ModelOptions {
   // The ranks that share it, laid out so; none: one rank.
   comm::CommFactory* ranks = nullptr;
   comm::RankLayout layout = {};
-  std::string dispatcher = "all_to_all";
+  std::string dispatcher = "all_to_all";  // comm::make_dispatcher
 };
 
 // The decoder alone, without memory for its weights.

@@ -156,6 +156,7 @@ void set_run(RankShare& s, const BenchmarkConfig& c, bool for_cpu) {
   s.run.tokens = c.batch.micro_rows * s.seq_len;
   s.run.received = received(c, s.whole);
   s.run.saves = false;
+  s.run.base_bytes = program_bytes();
   s.run.on_gpu = !for_cpu;
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/files.h"
 #include "base/human.h"
+#include "base/memory.h"
 #include "base/text.h"
 #include "data/text.h"
 
@@ -58,6 +59,7 @@ plan::MemoryForecast forecast(const PretrainConfig& c, const plan::ModelShape& s
   run.on_gpu = device.is_cuda();
   run.saves = !run.on_gpu;  // there the copy lies in the host's memory, as does the text
   run.data_bytes = run.on_gpu ? 0 : data_bytes;
+  run.base_bytes = program_bytes();
   return plan::forecast_memory(shape, run);
 }
 
@@ -71,6 +73,11 @@ int64_t data_bytes(const data::TokenizedText& text, const data::PackedDataset& r
   constexpr int64_t a_document = 3 * sizeof(int64_t), a_row = sizeof(int64_t);
   return text.tokens() * static_cast<int64_t>(sizeof(int32_t)) + text.docs() * a_document +
          rows.rows() * a_row;
+}
+
+int64_t program_bytes() {
+  constexpr int64_t kTouchedLater = int64_t{12} << 20;
+  return static_cast<int64_t>(memory_at_start()) + kTouchedLater;
 }
 
 std::string parameter_count(int64_t n) {

@@ -21,6 +21,9 @@ plan::MemoryForecast forecast(const PretrainConfig& config, const plan::ModelSha
 int64_t expected_data_bytes(const PretrainConfig& config);
 int64_t data_bytes(const data::TokenizedText& text, const data::PackedDataset& rows);
 
+// Bytes of the program and its libraries on the CPU: what they had at the start (a build with CUDA
+// some 200 MiB more than one without) and what they touch later.
+int64_t program_bytes();
 std::string parameter_count(int64_t n);             // "671.0 B", "1026.4 B", below 1e9 "1.9 M"
 std::string flops_table(const plan::Flops& flops);  // a line a term, in G or M, and the total
 

@@ -1,5 +1,6 @@
 #include "train/loop.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -11,6 +12,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/fault.h"
 #include "base/human.h"
 #include "base/log.h"
 #include "base/progress.h"
@@ -21,6 +23,7 @@
 #include "train/captured_step.h"
 #include "train/metrics.h"
 #include "train/shared_state.h"
+#include "train/slowest_rank.h"
 #include "train/step.h"
 
 namespace conclave::train {
@@ -38,6 +41,7 @@ class Loop {
                  .recompute = config.recompute,
                  .bias_rate = config.bias_rate,
                  .mtp_weight = config.mtp_weight},
+        capacity_(parts.dispatcher, ranks_, config.capacity, state.capacity),
         saved_step_(state.step) {
     TORCH_CHECK(rows_ * ranks_.size() == config.rows, "loop: expected rows of a multiple of ",
                 ranks_.size(), " ranks, got ", config.rows);
@@ -49,7 +53,7 @@ class Loop {
   LoopResult run() {
     while (state_.step + in_flight() < config_.steps && !is_stopped()) {
       std::optional<Launched> before = std::exchange(launched_, launch());
-      if (before) finish(*before);
+      if (before && !finish(*before)) continue;
       // The CPU is done already. On a GPU the next step is launched first, unless what comes now
       // needs this one's weights and figures.
       const int64_t step = state_.step + 1;
@@ -57,8 +61,7 @@ class Loop {
       const bool saving = last || due(step, config_.checkpoint_every);
       const bool validating = parts_.validation && (saving || due(step, config_.validate_every));
       if (!saving && !validating && !parts_.units.device().is_cpu()) continue;
-      finish_launched(validating);
-      if (saving && !last) save();
+      if (finish_launched(validating) && saving && !last) save();
     }
     if (launched_) finish_launched(/*validating=*/false);
     result_.stopped = state_.step < config_.steps;
@@ -74,19 +77,34 @@ class Loop {
   struct Launched {
     double lr;
     StepFigures figures;
+    comm::Capacity capacity;
+    std::optional<comm::CallTimes::Round> calls;
   };
   int64_t in_flight() const { return launched_ ? 1 : 0; }
-  // All ranks stop at the same step: when one of them was asked to.
+  // All ranks stop at the same step: when one of them was asked to. By the way they tell how long
+  // their last finished step was, and their calls in it.
   bool is_stopped() {
     if (ranks_.size() == 1) return stop_requested();
-    const at::Tensor asked = at::zeros({1}, at::kLong);
-    if (stop_requested()) asked.fill_(1);
-    ranks_.all_reduce(asked);
-    return asked.item<int64_t>() > 0;
+    const at::Tensor mine = at::tensor({stop_requested() ? 1.0 : 0.0, seconds_, in_calls_},
+                                       at::kDouble),
+                     all = at::empty({ranks_.size(), 3}, at::kDouble);
+    ranks_.all_gather(all, mine);
+    const double* told = all.const_data_ptr<double>();
+    bool stopped = false;
+    double longest = 0;
+    std::vector<double> in_calls;
+    for (int r = 0; r < ranks_.size(); ++r, told += 3) {
+      stopped = stopped || told[0] != 0;
+      longest = std::max(longest, told[1]);
+      in_calls.push_back(told[2]);
+    }
+    if (longest > 0) slowest_.add(in_calls, longest);
+    return stopped;
   }
   static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
 
   Launched launch() {
+    fault_point("train.step");
     const int64_t first =
         state_.sample + in_flight() * config_.rows + ranks_.rank() * rows_;  // of this rank's
     std::vector<parallel::Batch> batches;
@@ -95,27 +113,39 @@ class Loop {
       batches.push_back(make_batch(parts_.train.batch(parts_.sampler.rows(first + done, count))));
     }
     options_.lr = config_.lr(state_.step + in_flight() + 1);
-    if (captured_) return {options_.lr, captured_->run(std::move(batches), options_.lr)};
-    return {options_.lr, step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer,
-                              std::move(batches), options_)};
+    if (captured_) return {options_.lr, captured_->run(std::move(batches), options_.lr), {}, {}};
+    if (parts_.calls) parts_.calls->open();
+    StepFigures figures = step(parts_.decoder, parts_.units, parts_.dispatcher, parts_.optimizer,
+                               std::move(batches), options_);
+    return {options_.lr, std::move(figures), capacity_.capacity(),
+            parts_.calls ? std::optional(parts_.calls->close()) : std::nullopt};
   }
 
-  void finish_launched(bool validating) {
+  // False: it changed nothing and is to be launched again.
+  bool finish_launched(bool validating) {
     const Launched now = *std::exchange(launched_, std::nullopt);
-    count(now);
+    if (!count(now)) return false;
     if (validating) run_validation();
     write_metrics();
+    return true;
   }
-  void finish(const Launched& launched) {
-    count(launched);
+  bool finish(const Launched& launched) {
+    if (!count(launched)) return false;
     write_metrics();
+    return true;
   }
   void write_metrics() {
     if (metrics_) metrics_->write(line_);
   }
 
-  void count(const Launched& launched) {
+  bool count(const Launched& launched) {
     const StepResult r = launched.figures.wait();
+    if (r.left_out) {  // then so it is of the step behind it, if there is one
+      launched_.reset();
+      capacity_.make_room(r.load);
+      return false;
+    }
+    if (launched.calls) in_calls_ = launched.calls->seconds(), seconds_ = r.seconds;
     state_.step += 1;
     state_.sample += config_.rows;
     if (r.skipped) {
@@ -128,25 +158,28 @@ class Loop {
     }
     result_.tokens += r.scored;
     result_.last_loss = r.loss;
-    note(r, launched.lr);
+    note(r, launched);
+    capacity_.follow(r.load, state_.step);
+    return true;
   }
 
-  void note(const StepResult& r, double lr) {
+  void note(const StepResult& r, const Launched& launched) {
     // The mean is of times, not of rates, in which a quick step would count for several.
     const double rate = static_cast<double>(r.scored) / r.seconds;
     rate_ = rate_ == 0 ? rate : 1 / (0.95 / rate_ + 0.05 / rate);
     auto finite = [](double x) { return std::isfinite(x) ? nlohmann::json(x) : nlohmann::json(); };
-    line_ = {{"step", state_.step},
-             {"loss", finite(r.loss)},
-             {"aux", finite(r.aux)},
-             {"grad_norm", finite(r.grad_norm)},
-             {"lr", lr},
-             {"tokens", state_.tokens},
-             {"max_load", r.max_load},
-             {"seconds", r.seconds},
-             {"tokens_per_second", rate},
-             {"skipped", r.skipped}};
+    line_ = {{"step", state_.step},       {"loss", finite(r.loss)},
+             {"aux", finite(r.aux)},      {"grad_norm", finite(r.grad_norm)},
+             {"lr", launched.lr},         {"tokens", state_.tokens},
+             {"max_load", r.max_load},    {"seconds", r.seconds},
+             {"tokens_per_second", rate}, {"skipped", r.skipped}};
     if (config_.mtp_weight != 0) line_["mtp_loss"] = finite(r.mtp_loss);
+    if (capacity_.is_needed()) {
+      line_["peer_rows"] = {r.load.peer_rows, launched.capacity.peer_rows};
+      line_["expert_rows"] = {r.load.expert_rows, launched.capacity.expert_rows};
+    }
+    if (const auto slowest = slowest_.lag())
+      line_["slowest_rank"] = slowest->rank, line_["lag"] = slowest->of_step;
     if (!status_.due()) return;
     const double left =
         static_cast<double>((config_.steps - state_.step) * config_.rows * parts_.train.seq_len()) /
@@ -158,11 +191,12 @@ class Loop {
                static_cast<long long>(config_.steps), r.loss, rate_text.c_str(),
                human_duration(left).c_str());
     if (result_.last_validation > 0) text += format("  validation %.4f", result_.last_validation);
+    if (const std::string slowest = slowest_.text(); !slowest.empty()) text += "  " + slowest;
     status_.show(text);
   }
 
   void run_validation() {
-    result_.last_validation = validate(parts_, config_.micro_rows);
+    result_.last_validation = validate(parts_, capacity_, config_.micro_rows);
     line_["validation_loss"] = result_.last_validation;
     status_.finish(format("step %lld  validation loss %.4f", static_cast<long long>(state_.step),
                           result_.last_validation));
@@ -173,7 +207,7 @@ class Loop {
     parts_.folder.retire_old(state_.step);
     if (metrics_) result_.last_loss = metrics_->loss_before().value_or(0);
     if (parts_.validation && !result_.stopped)
-      result_.last_validation = validate(parts_, config_.micro_rows);
+      result_.last_validation = validate(parts_, capacity_, config_.micro_rows);
   }
 
   void save() {
@@ -213,10 +247,13 @@ class Loop {
   LoopResult result_;
   nlohmann::json line_;
   StepOptions options_;
+  CapacityKeeper capacity_;
   std::optional<CapturedStep> captured_;
   std::optional<Launched> launched_;
   Timer timer_;
-  double rate_ = 0;  // tokens a second, smoothed
+  double rate_ = 0;                    // tokens a second, smoothed
+  double seconds_ = 0, in_calls_ = 0;  // of the last step that is finished
+  SlowestRank slowest_;
   int64_t saved_step_;
 };
 
@@ -233,7 +270,9 @@ parallel::Batch make_batch(const data::PackedBatch& packed) {
   return b;
 }
 
-double validate(Parts& parts, int64_t micro_rows) {
+namespace {
+
+double validate_once(Parts& parts, int64_t micro_rows) {
   comm::Comm& ranks = parts.units.comm();
   const int64_t rows = parts.validation->rows();
   at::Tensor loss_sum =
@@ -258,6 +297,15 @@ double validate(Parts& parts, int64_t micro_rows) {
     scored = static_cast<int64_t>(count.item<double>());
   }
   return loss_sum.item().toDouble() / static_cast<double>(std::max<int64_t>(scored, 1));
+}
+
+}  // namespace
+
+double validate(Parts& parts, CapacityKeeper& capacity, int64_t micro_rows) {
+  for (;;) {
+    const double loss = validate_once(parts, micro_rows);
+    if (capacity.had_room()) return loss;
+  }
 }
 
 LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state) {

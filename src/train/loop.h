@@ -5,11 +5,13 @@
 #include <string>
 
 #include "checkpoint/run_folder.h"
+#include "comm/call_times.h"
 #include "comm/dispatch.h"
 #include "data/packing.h"
 #include "nn/decoder.h"
 #include "optim/adamw.h"
 #include "parallel/micro_batch.h"
+#include "train/capacity.h"
 #include "train/state.h"
 
 namespace conclave::train {
@@ -23,6 +25,7 @@ struct LoopConfig {
   double mtp_weight = 0;  // of multi-token prediction's loss
   std::set<std::string> recompute;
   bool cuda_graph = false;                 // train/captured_step.h
+  comm::CapacityRule capacity;             // of a dispatcher that has one
   int64_t validate_every = 0;              // 0: at the end only
   int64_t checkpoint_every = 0;            // 0: at the end only
   std::function<double(int64_t step)> lr;  // of step 1, 2, …
@@ -44,6 +47,8 @@ struct Parts {
   checkpoint::RunFolder& folder;
   // Adds config.json, the tokenizer's files and the like to the contents of a checkpoint.
   std::function<void(checkpoint::FolderContents&)> complete;
+  // Of the groups of several ranks: the progress line then names the slowest rank. May be null.
+  comm::CallTimes* calls = nullptr;
 };
 
 struct LoopResult {
@@ -63,7 +68,7 @@ LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state);
 parallel::Batch make_batch(const data::PackedBatch& packed);
 
 // Mean loss over the scored positions of all rows, nats a token; `micro_rows` at once on a rank.
-// Collective.
-double validate(Parts& parts, int64_t micro_rows);
+// Where rows found no room it is done again with more. Collective.
+double validate(Parts& parts, CapacityKeeper& capacity, int64_t micro_rows);
 
 }  // namespace conclave::train

@@ -53,6 +53,18 @@ void each_number(TrainState& s, const F& f) {
   f("best_validation", s.best_validation);
 }
 
+// Likewise of its capacity, which a state may be without.
+template <class F>
+void each_capacity(comm::CapacityState& s, const F& f) {
+  f("capacity.ranks", s.ranks);
+  f("capacity.tokens", s.tokens);
+  f("capacity.peer_rows", s.now.peer_rows);
+  f("capacity.expert_rows", s.now.expert_rows);
+  f("capacity.seen_peer_rows", s.seen.peer_rows);
+  f("capacity.seen_expert_rows", s.seen.expert_rows);
+  f("capacity.again", s.again);
+}
+
 }  // namespace
 
 std::vector<checkpoint::NamedTensor> named_tensors(parallel::Units& units, const OfShard& of,
@@ -97,13 +109,15 @@ void load_weights(const checkpoint::HfFolder& folder, parallel::Units& units, co
 std::vector<checkpoint::NamedTensor> number_tensors(const TrainState& state) {
   std::vector<checkpoint::NamedTensor> numbers;
   TrainState copy = state;
-  each_number(copy, [&](const char* name, auto& number) {
+  const auto add = [&](const char* name, auto& number) {
     using T = std::decay_t<decltype(number)>;
     if constexpr (std::is_same_v<T, double>)
       numbers.push_back({name, at::full({}, number, at::kDouble)});
     else
       numbers.push_back({name, at::full({}, std::bit_cast<int64_t>(number), at::kLong)});
-  });
+  };
+  each_number(copy, add);
+  if (state.capacity.ranks > 0) each_capacity(copy.capacity, add);
   return numbers;
 }
 
@@ -140,7 +154,7 @@ TrainState restore(const std::string& folder, parallel::Units& units, optim::Ada
   const std::string file = folder + "/train_state.safetensors";
   const auto numbers = checkpoint::read_tensors(file);
   TrainState state;
-  each_number(state, [&](const char* name, auto& number) {
+  const auto read = [&](const char* name, auto& number) {
     using T = std::decay_t<decltype(number)>;
     const auto found = numbers.find(name);
     const auto dtype = std::is_same_v<T, double> ? at::kDouble : at::kLong;
@@ -153,7 +167,9 @@ TrainState restore(const std::string& folder, parallel::Units& units, optim::Ada
       number = found->second.template item<double>();
     else
       number = std::bit_cast<T>(found->second.template item<int64_t>());
-  });
+  };
+  each_number(state, read);
+  if (numbers.count("capacity.ranks")) each_capacity(state.capacity, read);
   optimizer.set_steps(state.step - state.skipped);
   return state;
 }

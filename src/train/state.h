@@ -9,6 +9,7 @@
 
 #include "checkpoint/load.h"
 #include "checkpoint/save.h"
+#include "comm/capacity.h"
 #include "optim/adamw.h"
 #include "parallel/units.h"
 
@@ -23,6 +24,7 @@ struct TrainState {
       0;  // fingerprint of the packed rows: sample ids mean the same rows only with the same one
   double best_validation =
       std::numeric_limits<double>::infinity();  // of the checkpoints, nats a token
+  comm::CapacityState capacity;  // of a dispatcher that has one; else it is not saved
 };
 
 using OfShard = std::function<at::Tensor(size_t shard)>;  // weights, gradient or a moment of

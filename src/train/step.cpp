@@ -12,22 +12,22 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <limits>
 
+#include "comm/dispatch_capacity.h"
 #include "nn/router.h"
 #include "optim/clip.h"
 
 namespace conclave::train {
 namespace {
 
-// Σ over ranks of a few numbers, in fp64 (counts are exact far beyond any batch).
-std::vector<double> sum_over_ranks(parallel::Units& units, std::vector<double> numbers) {
-  if (units.comm().size() == 1) return numbers;
-  at::Tensor t = parallel::to_device(at::tensor(numbers, at::TensorOptions().dtype(at::kDouble)),
-                                     units.device());
-  units.comm().all_reduce(t);
-  t = t.cpu();
+// Σ over ranks of a few numbers, in fp64 (counts are exact far beyond any batch). On the CPU: what
+// a GPU has yet to do is not waited for.
+std::vector<double> sum_over_ranks(comm::Comm& ranks, std::vector<double> numbers) {
+  if (ranks.size() == 1) return numbers;
+  const at::Tensor t = at::tensor(numbers, at::TensorOptions().dtype(at::kDouble));
+  ranks.all_reduce(t);
   std::copy_n(t.const_data_ptr<double>(), numbers.size(), numbers.begin());
   return numbers;
 }
@@ -93,8 +93,19 @@ std::shared_ptr<void> mark(at::Device device) {
   return event;
 }
 
-// The numbers of a step, in the order in which they come to the host.
-enum Figure : size_t { kLoss, kMtpLoss, kAux, kGradNorm, kScale, kMaxLoad, kFigures };
+// The numbers of a step, in the order in which they come to the host; the last three of a
+// dispatcher with capacity alone.
+enum Figure : size_t {
+  kLoss,
+  kMtpLoss,
+  kAux,
+  kGradNorm,
+  kScale,
+  kMaxLoad,
+  kLeftOut,
+  kPeerRows,
+  kExpertRows
+};
 
 }  // namespace
 
@@ -105,7 +116,7 @@ StepBatches on_units(parallel::Units& units, std::vector<parallel::Batch> batche
     counts[1] += static_cast<double>(b.rows.row_offsets.size() - 1);
     counts[2] += static_cast<double>(b.ids.numel());
   }
-  counts = sum_over_ranks(units, counts);
+  counts = sum_over_ranks(units.comm(), counts);
   for (auto& b : batches) b = parallel::to_device(std::move(b), units.device());
   return {std::move(batches), static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1]),
           static_cast<int64_t>(counts[2])};
@@ -119,7 +130,11 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
 
   units.zero_grads();
   // Of loss, aux, mtp_loss and mtp_scored: beside each other, so that ranks add them up at once.
-  at::Tensor sums = at::zeros({4}, at::TensorOptions().dtype(at::kDouble).device(units.device()));
+  // With a capacity there is a place for the load on each rank behind them.
+  comm::CapacityDispatcher* fixed = dispatcher.with_capacity();
+  const int64_t ranks = units.comm().size(), loads = fixed ? 2 * ranks : 0;
+  at::Tensor sums =
+      at::zeros({4 + loads}, at::TensorOptions().dtype(at::kDouble).device(units.device()));
   Gradients g{.loss_sum = sums.narrow(0, 0, 1),
               .mtp_loss_sum = sums.narrow(0, 2, 1),
               .mtp_scored = sums.narrow(0, 3, 1),
@@ -138,7 +153,9 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
     batch.backward();
   }
   units.reduce_grads();
-  if (units.comm().size() > 1) units.comm().all_reduce(sums);
+  if (fixed) sums.narrow(0, 4 + 2 * units.comm().rank(), 2).copy_(fixed->take_load());
+  if (ranks > 1) units.comm().all_reduce(sums);
+  if (fixed) g.load = sums.narrow(0, 4, loads).view({ranks, 2}).amax(0);
   sum_loads_over_ranks(units.comm(), g.loads);
   g.max_load = max_load(g.loads, g.loss_sum);
   g.scored = step.scored;
@@ -154,17 +171,23 @@ at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispa
                    mtp_loss = g.mtp_loss_sum.div(g.mtp_scored.clamp_min(1)),
                    squares = units.squared_gradient_norm();
   // Not a number where the step is to be skipped.
-  const at::Tensor scale = optim::clip_scale(squares, at::add(loss, mtp_loss), options.clip_norm);
+  at::Tensor scale = optim::clip_scale(squares, at::add(loss, mtp_loss), options.clip_norm);
+  at::Tensor left_out;
+  if (g.load.defined()) {
+    left_out = dispatcher.with_capacity()->left_out(g.load);
+    scale = scale.masked_fill(left_out.gt(0), std::numeric_limits<double>::quiet_NaN());
+  }
   optimizer.step(lr, scale);
   correct_biases(decoder, g.loads, options.bias_rate, scale);
   units.weights_changed();
-  std::array<at::Tensor, kFigures> figures;
+  std::vector<at::Tensor> figures(kLeftOut);
   figures[kLoss] = loss;
   figures[kMtpLoss] = mtp_loss;
   figures[kAux] = g.aux;
   figures[kGradNorm] = squares.sqrt();
   figures[kScale] = scale;
   figures[kMaxLoad] = g.max_load;
+  if (g.load.defined()) figures.insert(figures.end(), {left_out, g.load});
   return at::cat(figures);
 }
 
@@ -192,14 +215,18 @@ StepResult StepFigures::wait() const {
     seconds = static_cast<const c10::Event*>(start_.get())->elapsedTime(done) / 1000;
   }
   const double* n = host_.const_data_ptr<double>();
-  return {.loss = n[kLoss],
-          .mtp_loss = n[kMtpLoss],
-          .aux = n[kAux],
-          .grad_norm = n[kGradNorm],
-          .scored = scored_,
-          .skipped = !std::isfinite(n[kScale]),
-          .max_load = n[kMaxLoad],
-          .seconds = seconds};
+  StepResult r{.loss = n[kLoss],
+               .mtp_loss = n[kMtpLoss],
+               .aux = n[kAux],
+               .grad_norm = n[kGradNorm],
+               .scored = scored_,
+               .skipped = !std::isfinite(n[kScale]),
+               .max_load = n[kMaxLoad],
+               .seconds = seconds};
+  if (host_.numel() == kLeftOut) return r;
+  r.left_out = n[kLeftOut] > 0;
+  r.load = {static_cast<int64_t>(n[kPeerRows]), static_cast<int64_t>(n[kExpertRows])};
+  return r;
 }
 
 StepFigures step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,

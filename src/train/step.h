@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/timer.h"
+#include "comm/capacity.h"
 #include "comm/dispatch.h"
 #include "nn/decoder.h"
 #include "optim/adamw.h"
@@ -30,6 +31,7 @@ struct Gradients {
   // layers with coefficients.
   at::Tensor loss_sum, mtp_loss_sum, mtp_scored, aux;
   at::Tensor max_load;  // [1] fp64: StepResult::max_load
+  at::Tensor load;      // [2] fp64: StepResult::load; undefined where no capacity is to hold it
   int64_t scored = 0;
   // [experts] int64 by layer, then by module of multi-token prediction that ran, undefined for a
   // dense one: (token, expert) pairs of the global batch, each counted once, in the forward.
@@ -68,7 +70,12 @@ struct StepResult {
   bool skipped = false;  // a loss or gradient was not finite: weights, moments, the optimizer's
                          // count of steps and correction biases are as before
   double max_load = 0;   // largest share of an expert in any layer, as a multiple of the mean
-  double seconds = 0;    // on the device, from its batches to its figures
+  // Of a dispatcher with capacity: the highest load of any layer, micro-batch and rank. Where rows
+  // found no room, in this step or in one since the capacity was cleared, it changed nothing, as a
+  // skipped one, and is to be run again.
+  comm::Capacity load;
+  bool left_out = false;
+  double seconds = 0;  // on the device, from its batches to its figures
 };
 
 // When a step began: on a GPU a mark behind what its stream has to do before.
@@ -102,7 +109,7 @@ class StepFigures {
 // accumulate, clip, and one update of the optimizer over this rank's shards, then of the correction
 // biases: + bias_rate where an expert had fewer than the mean of the global batch, − where more.
 // `lr` [1] fp64 on the units' device; that of the options is not looked at. Does not wait for the
-// device. Returns the figures there, [6] fp64. Collective.
+// device. Returns the figures there, [6] fp64, with a capacity [9]. Collective.
 at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
                        optim::AdamW& optimizer, StepBatches batches, const at::Tensor& lr,
                        const StepOptions& options);

@@ -22,7 +22,7 @@ import tempfile
 
 from tiny_run import ROOT, TinyRun
 
-UNSTEADY = {"seconds", "tokens_per_second"}  # of a line of metrics.jsonl
+UNSTEADY = {"seconds", "tokens_per_second", "slowest_rank", "lag"}  # of a line of metrics.jsonl
 SAVES = 10  # in a run of kill.yaml
 EVERY_SAVE = ("save/after_rename", "save/before_best", "save/after_best", "save/before_latest", "save/after_latest")
 SUMMARY = ("steps", "finished", "tokens", "skipped_steps", "final_loss", "final_validation_loss", "best_validation_loss")

@@ -7,6 +7,8 @@
 
 #include <cstdlib>
 
+#include "base/timer.h"
+
 namespace conclave {
 namespace {
 
@@ -59,6 +61,18 @@ TEST(FaultPoint, HangsOnTheNamedRankOnly) {
   };
   EXPECT_TRUE(hangs("-1"));  // no rank was set here
   EXPECT_FALSE(hangs("0"));
+}
+
+TEST(FaultPoint, SlowsEachPassage) {
+  const auto seconds = [](const char* point) {
+    const Timer timer;
+    fault_point(point), fault_point(point);
+    return timer.seconds();
+  };
+  ::setenv("CONCLAVE_DELAY_AT", "save:30", 1);
+  EXPECT_GE(seconds("save"), 0.06);
+  EXPECT_LT(seconds("sav"), 0.03);
+  ::unsetenv("CONCLAVE_DELAY_AT");
 }
 
 }  // namespace

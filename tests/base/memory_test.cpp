@@ -22,6 +22,11 @@ TEST(Memory, ResidentMemoryGrowsWithUse) {
   EXPECT_EQ(block[12345], 1);
 }
 
+TEST(Memory, TheProgramHadSomeAtTheStart) {
+  EXPECT_GT(memory_at_start(), 0u);
+  EXPECT_LE(memory_at_start(), peak_resident_memory() + (16 << 20));
+}
+
 TEST(Memory, AvailableMemoryIsALikelyNumber) {
   EXPECT_GT(available_memory(), uint64_t{1} << 20);
   EXPECT_LT(available_memory(), uint64_t{1} << 50);

@@ -1,7 +1,5 @@
 // Dispatch between thread ranks against the local one over all tokens at once: rows, weights and
 // the weights' gradients exactly, sums within the rounding of another order.
-#include "comm/dispatch_ranks.h"
-
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
@@ -15,11 +13,20 @@
 #include <numeric>
 
 #include "cases.h"
+#include "comm/dispatch_capacity.h"
 
 namespace conclave::comm {
 namespace {
 
 constexpr int64_t kHidden = 7;
+const std::string kKinds[] = {"all_to_all", "all_to_all_capacity", "all_gather"};
+
+// With room for any routing of these tests.
+std::unique_ptr<Dispatcher> make_roomy(const std::string& kind, Comm& comm) {
+  auto d = make_dispatcher(kind, comm);
+  if (CapacityDispatcher* fixed = d->with_capacity()) fixed->set_capacity({9, 99});
+  return d;
+}
 
 struct Case {
   const char* name;
@@ -64,7 +71,7 @@ void each_rank(const Case& c, const std::string& kind, const Body& body) {
     const int64_t first =
                       std::accumulate(c.tokens.begin(), c.tokens.begin() + comm.rank(), int64_t{0}),
                   mine = c.tokens[static_cast<size_t>(comm.rank())];
-    const auto d = make_dispatcher(kind, comm);
+    const auto d = make_roomy(kind, comm);
     ASSERT_EQ(d->ranks(), ranks);
     const Dispatch to = d->prepare(all.ids.narrow(0, first, mine), c.experts);
     const int64_t experts = c.experts / ranks;
@@ -82,7 +89,7 @@ void each_rank(const Case& c, const std::string& kind, const Body& body) {
 }
 
 TEST(RanksDispatcher, MovesRowsAndWeightsAsOneRankWould) {
-  for (const std::string kind : {"all_to_all", "all_gather"})
+  for (const std::string& kind : kKinds)
     for (const Case& c : kCases)
       each_rank(
           c, kind,
@@ -120,9 +127,9 @@ TEST(AllToAllDispatcher, SendsATokenOnceToEachRankThatNeedsIt) {
 
 TEST(RanksDispatcher, AddsInFp32AndRoundsEachPartialSumOnce) {
   // A token with 256 + 1 + 1 + 1 on the first rank: 259 in fp32, 260 in bf16; and 1 on the second.
-  for (const std::string kind : {"all_to_all", "all_gather"})
+  for (const std::string& kind : kKinds)
     run_threads(2, [&](Comm& comm) {
-      const auto d = make_dispatcher(kind, comm);
+      const auto d = make_roomy(kind, comm);
       at::Tensor ids = at::zeros({1, 5}, at::kLong);
       for (int64_t j = 0; j < 5; ++j) ids[0][j] = j;
       const Dispatch to = d->prepare(ids, 10);  // both ranks' token goes to the first rank
@@ -135,8 +142,8 @@ TEST(RanksDispatcher, AddsInFp32AndRoundsEachPartialSumOnce) {
 
 TEST(RanksDispatcher, RefusesWhatDoesNotFit) {
   run_threads(2, [](Comm& comm) {
-    for (const std::string kind : {"all_to_all", "all_gather"}) {
-      const auto d = make_dispatcher(kind, comm);
+    for (const std::string& kind : kKinds) {
+      const auto d = make_roomy(kind, comm);
       const auto first_line = [](const std::string& s) { return s.substr(0, s.find('\n')); };
       EXPECT_EQ(first_line(message_of([&] {
                   d->prepare(at::full({2, 1}, 4, at::kLong), 4);

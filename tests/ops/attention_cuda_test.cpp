@@ -1,6 +1,10 @@
 #include <ATen/Context.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
 
 #include "ops/attention.h"
+#include "ops/attention_cudnn_cuda.h"
 #include "ops/cuda_testing.h"
 
 namespace conclave::ops {
@@ -24,7 +28,13 @@ const std::vector<AttentionCase> kAttentionCases = {
     {"equal documents", {128, 128, 128}, 8, 2, 128, 128},
     {"equal documents, dim 64, sinks", {192, 192}, 8, 1, 64, 64, 0, true},
     {"one document, latent's dims", {256}, 4, 4, 192, 128},
+    {"equal documents, latent's dims", {320, 320}, 4, 4, 192, 128},
+    {"equal documents, longer", {576, 576}, 8, 2, 128, 128},
+    {"equal documents, dim 40", {64, 64}, 4, 2, 40, 40},
     {"equal documents, a window that cuts, sinks", {128, 128}, 8, 2, 64, 64, 40, true},
+    {"equal documents, a window that cuts", {192, 192}, 8, 2, 128, 128, 70},
+    {"one document, a window of one key", {64}, 4, 2, 64, 64, 1},
+    {"latent's dims, a window that cuts, sinks", {128, 128}, 4, 4, 192, 128, 65, true},
     {"a window that does not cut", {128, 128}, 4, 2, 64, 64, 128},
     {"packed documents", {1, 2, 39, 40, 41, 130, 7}, 6, 2, 64, 64},
     {"packed documents, window, sinks", {1, 2, 39, 40, 41, 130, 7}, 6, 2, 64, 64, 40, true},
@@ -93,6 +103,60 @@ TEST(AttentionCuda, HasTheSameBitsInDeterministicMode) {
         EXPECT_TRUE(same_bits(one[j], other[j])) << "result " << j;
       }
     }
+  }
+  at::globalContext().setDeterministicAlgorithms(before, /*warn_only=*/false);
+}
+
+// Documents, and heads of one, that take turns for want of room have the results that they have
+// together.
+TEST(AttentionCuda, DeterministicTurnsDoNotShow) {
+  CONCLAVE_NEEDS_CUDA();
+  const AttentionCase c{"", {256, 256, 256}, 12, 3, 64, 64};
+  const Tensors in = moved(attention_inputs(c, at::kBFloat16), at::kCUDA);
+  const auto offsets = starts(c.q_lengths, 0);
+  const auto [out, lse] = attention(in[0], in[1], in[2], offsets, offsets, {0.2});
+  const at::Tensor stats = lse.view({12, 3, 256}).transpose(0, 1).contiguous();
+  auto backward = [&, &out = out](int64_t scores) -> Tensors {
+    const cuda::CudnnAttention n{3, 256, 12, 3, 64, 64, 0.2};
+    if (!cuda::has_cudnn_deterministic(n, scores)) return {};
+    auto g = cuda::cudnn_deterministic(n, in[3], in[0], in[1], in[2], out, stats, scores);
+    return moved({g.dq, g.dk, g.dv}, at::kCPU);
+  };
+  const Tensors together = backward(int64_t{1} << 30);
+  if (together.empty()) GTEST_SKIP() << "cuDNN has no deterministic backward for this GPU";
+  constexpr int64_t kHead = 2 * 256 * 256;
+  for (int64_t heads : {24, 12, 8, 4}) {  // two documents and one, one, two groups and one, one
+    SCOPED_TRACE(heads);
+    const Tensors got = backward(heads * kHead);
+    ASSERT_EQ(got.size(), together.size());
+    for (size_t i = 0; i < got.size(); ++i)
+      EXPECT_LE(distance(got[i], together[i]), 0x1p-7 * together[i].abs().max().item().toDouble());
+  }
+  EXPECT_TRUE(backward(3 * kHead).empty());
+}
+
+// As the step does that is captured: plans were made before, the bits are those of a plain call.
+TEST(AttentionCuda, DeterministicModeCanBeCaptured) {
+  CONCLAVE_NEEDS_CUDA();
+  const bool before = at::globalContext().deterministicAlgorithms();
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  const AttentionCase c{"", {256, 256}, 8, 2, 128, 128};
+  const Tensors in = moved(attention_inputs(c, at::kBFloat16), at::kCUDA), plain = attend(c)(in);
+  Tensors captured;
+  at::cuda::CUDAGraph graph;
+  {
+    const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
+    c10::cuda::device_synchronize();
+    attend(c)(in);  // the stream's own workspaces
+    graph.capture_begin();
+    captured = attend(c)(in);
+    graph.capture_end();
+    graph.replay();
+    c10::cuda::device_synchronize();
+  }
+  for (size_t i = 0; i < plain.size(); ++i) {
+    if (!plain[i].defined()) continue;
+    EXPECT_TRUE(same_bits(captured[i].cpu(), plain[i].cpu())) << "result " << i;
   }
   at::globalContext().setDeterministicAlgorithms(before, /*warn_only=*/false);
 }

@@ -7,35 +7,18 @@
 #include <algorithm>
 #include <cmath>
 
-#include "parallel/tiny.h"
+#include "parallel/seeded.h"
 
 namespace conclave::parallel {
 namespace {
 
+using testing::batch;
 using testing::number;
+using testing::options;
+using testing::seeded;
 using testing::Tiny;
 
-RunOptions options(std::set<std::string> recompute = {}, bool defer = false) {
-  return {.recompute = std::move(recompute),
-          .defer_weight_gradients = defer,
-          .loss_seed = 1.0 / 17,
-          .mtp_weight = 0.3};
-}
-
-Batch seeded(Batch b) {
-  b.rows.aux_seed = 0.25;
-  b.rows.token_seed = 1.0 / 32;
-  return b;
-}
-Batch batch(int first, int last) { return seeded(testing::packed_rows(first, last)); }
-
-// Each test runs for every family: a shared expert and multi-token prediction add segments.
-struct Family {
-  const char* name;
-  nlohmann::json (*config)();
-};
-
-class MicroBatches : public ::testing::TestWithParam<Family> {
+class MicroBatches : public ::testing::TestWithParam<testing::TinyFamily> {
  protected:
   nlohmann::json config() const { return GetParam().config(); }
   std::vector<at::Tensor> gradients(RunOptions run = options(), UnitsOptions units = {},
@@ -45,11 +28,8 @@ class MicroBatches : public ::testing::TestWithParam<Family> {
   // Whether the i-th unit that gradients() lists is the embedding's or the head's.
   bool used_twice(size_t i) const;
 };
-INSTANTIATE_TEST_SUITE_P(Families, MicroBatches,
-                         ::testing::Values(Family{"Qwen3Moe", testing::tiny_config},
-                                           Family{"GptOss", testing::tiny_gpt_oss},
-                                           Family{"DeepseekV3", testing::tiny_deepseek}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Families, MicroBatches, ::testing::ValuesIn(testing::kTinyFamilies),
+                         testing::name_of);
 
 std::vector<at::Tensor> MicroBatches::gradients(RunOptions run, UnitsOptions units,
                                                 std::map<std::string, int64_t>* saved) const {
@@ -219,64 +199,6 @@ TEST_P(MicroBatches, Interleaved) {
   }
   expect_close(interleaved(std::string(96, 'b') + std::string(96, 'a')), want, 1e-14);
   expect_same_additions(interleaved("ab", {.release_after_use = true}, options(kClasses, true)));
-}
-
-double total_loss(Tiny& tiny, Batch b) {
-  const RunOptions run = options();
-  MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, std::move(b), run);
-  micro.forward();
-  const auto modules = static_cast<double>(std::max<size_t>(tiny.decoder.mtp.size(), 1));
-  return (number(micro.loss_sum()) + run.mtp_weight / modules * number(micro.mtp_loss_sum())) *
-             run.loss_seed +
-         number(micro.aux());
-}
-
-void expect_finite_differences(const nlohmann::json& config) {
-  Tiny tiny({}, config);
-  MicroBatch micro(tiny.decoder, tiny.units, tiny.dispatcher, batch(0, 4), options());
-  micro.forward();
-  micro.backward();
-  EXPECT_GT(number(micro.aux()), 0);
-  std::map<std::string, at::Tensor> gradients;  // a forward with labels adds to the head's
-  for (const auto& unit : tiny.decoder.units)
-    for (const auto& w : unit->weights())
-      if (unit->trained()) gradients[w->name()] = w->grad().clone().view({-1});
-  const double h = 1e-4;
-  for (const auto& unit : tiny.decoder.units)
-    for (const auto& w : unit->weights()) {
-      if (!unit->trained()) continue;
-      double* data = unit->data().mutable_data_ptr<double>() + w->at().begin;
-      const at::Tensor grad = gradients.at(w->name());
-      const int64_t n = w->numel(), most = grad.abs().argmax().item().toLong();
-      for (int64_t i : {most, int64_t{0}, n / 3, 2 * n / 3, n - 1}) {
-        const double at = data[i];
-        auto loss = [&](double step) {
-          data[i] = at + step * h;
-          return total_loss(tiny, batch(0, 4));
-        };
-        const double want = (loss(-2) - 8 * loss(-1) + 8 * loss(1) - loss(2)) / (12 * h);
-        data[i] = at;
-        const double got = grad.const_data_ptr<double>()[i];
-        EXPECT_NEAR(got, want, 1e-6 * std::abs(want) + 1e-10) << w->name() << " entry " << i;
-      }
-    }
-}
-
-TEST_P(MicroBatches, GradientsAreFiniteDifferences) { expect_finite_differences(config()); }
-
-TEST(MicroBatch, GradientsAreFiniteDifferencesWithTwoModulesAndATiedHead) {
-  auto config = testing::tiny_deepseek();
-  config["tie_word_embeddings"] = true;
-  config["num_nextn_predict_layers"] = 2;
-  config["q_lora_rank"] = nullptr;
-  expect_finite_differences(config);
-}
-
-TEST(MicroBatch, GradientsAreFiniteDifferencesWithATiedHead) {
-  auto config = testing::tiny_config();
-  config["tie_word_embeddings"] = true;
-  config["norm_topk_prob"] = false;
-  expect_finite_differences(config);
 }
 
 TEST_P(MicroBatches, APackedRowIsItsDocumentsAlone) {

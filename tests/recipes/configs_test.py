@@ -46,6 +46,7 @@ for sets, expected in [
     (["memory.recompute=[gates]"], "cannot be made again"),
     (["model.bias_update_rate=0.01"], "no correction bias"),
     (["model.config.num_experts_per_tok=9"], "num_experts_per_tok"),
+    (["model.config.num_experts=0"], "`num_experts`: expected an integer of at least 1, got 0"),
 ]:
     done = conclave("pretrain", DEMO, "--dry-run", *[word for s in sets for word in ("--set", s)])
     fine = done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1
@@ -53,8 +54,11 @@ for sets, expected in [
 
 done = conclave("pretrain", "no-such.yaml")
 check("a config that is not there", done.returncode == 2 and "no-such.yaml" in done.stderr, done.stderr)
-done = conclave("pretrian")
-check("an unknown verb", done.returncode == 2, f"status {done.returncode}")
+for words in (["pretrian"], ["pretian", DEMO], ["help", "pretrin"]):
+    done = conclave(*words)
+    check("a misspelt verb", done.returncode == 2 and "did you mean `pretrain`?" in done.stderr, f"status {done.returncode}: {done.stderr}")
+done = conclave("dance")
+check("an unknown verb", done.returncode == 2 and "there is no verb `dance`" in done.stderr, f"status {done.returncode}: {done.stderr}")
 
 if __name__ == "__main__":
     sys.exit(1 if failures else 0)
