@@ -30,6 +30,7 @@ std::string kind_of(const std::string& unit) {
 }
 
 void count(parallel::Units& units, DryRanks& rank) {
+  rank.gathered = units.gathered_bytes();
   for (const auto& s : units.shards()) {
     const auto bytes = [](const at::Tensor& t) { return static_cast<int64_t>(t.nbytes()); };
     const bool experts = s.unit->name().ends_with(".experts");
@@ -39,10 +40,8 @@ void count(parallel::Units& units, DryRanks& rank) {
     const int64_t whole = s.unit->layout().padded(s.over->size());
     rank.gradients += bytes(s.grad);
     rank.moments += 2 * bytes(s.grad) + (element == 2 ? 2 : 0) * s.range.size();
-    if (s.over->size() > 1) {
-      rank.gathered += element * whole;
+    if (s.over->size() > 1)
       rank.whole_gradients += static_cast<int64_t>(s.grad.element_size()) * whole;
-    }
     const DryUnits unit{kind_of(s.unit->name()), 1, whole, experts ? "ep_shard" : "dp_shard",
                         s.over->size()};
     const auto same = std::find_if(rank.units.begin(), rank.units.end(), [&](const DryUnits& u) {
@@ -67,7 +66,8 @@ DryRanks run_dry(const PretrainConfig& c, const ModelChoice& choice, const comm:
                               .places = choice.places,
                               .mtp = choice.mtp_weight != 0,
                               .ranks = &factory,
-                              .layout = layout});
+                              .layout = layout,
+                              .release_weights = c.parallel.weights == "release"});
   count(*m.units, out);
   const int64_t rows = std::max<int64_t>(c.batch.rows / layout.world(), 1),
                 at_once = rows_at_once(c, layout.world()), tokens = at_once * c.data.seq_len;

@@ -1,20 +1,17 @@
 #include "recipes/pretrain.h"
 
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/files.h"
-#include "base/hash.h"
 #include "base/human.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "checkpoint/rank_files.h"
 #include "comm/call_times.h"
-#include "data/bigram.h"
-#include "data/tokenized_text.h"
 #include "optim/adamw.h"
 #include "recipes/device.h"
 #include "recipes/dry_run.h"
@@ -23,62 +20,20 @@
 #include "recipes/pretrain_config.h"
 #include "recipes/pretrain_gpu.h"
 #include "recipes/ranks.h"
+#include "recipes/run_summary.h"
 #include "recipes/shape.h"
 #include "recipes/threads.h"
+#include "recipes/training_data.h"
 #include "train/loop.h"
 
 namespace conclave::recipes {
 namespace {
 
-// What training reads: packed rows on both sides, and the order in which they come.
-struct Data {
-  data::Tokenizer tokenizer;
-  data::TokenizedCorpus corpus;
-  data::PackedDataset train, validation;
-  data::Sampler sampler;
-};
-
-Data read_data(const PretrainConfig& c, const ConfigSource& source,
-               const std::string& tokenizer_folder, int64_t vocab) {
-  auto tokenizer = data::Tokenizer::load(tokenizer_folder + "/tokenizer.json");
-  if (tokenizer.vocab_size() > vocab)
-    throw source.error(
-        "model",
-        format("vocab_size is %lld, the tokenizer has %lld tokens; expected at least as many",
-               static_cast<long long>(vocab), static_cast<long long>(tokenizer.vocab_size())));
-  auto corpus = data::tokenize_corpus(c.data.text, tokenizer, c.data.eos, c.data.cache);
-  const auto documents =
-      c.data.documents == "joined" ? data::Documents::joined : data::Documents::separate;
-  data::PackedDataset train(corpus.train, c.data.seq_len, static_cast<uint64_t>(c.seed), documents);
-  data::PackedDataset validation(corpus.validation, c.data.seq_len, std::nullopt, documents);
-  log_info(format(
-      "training on %s tokens (%s, %lld documents), validating on %s tokens (%s, %lld documents)",
-      human_count(static_cast<double>(corpus.train->tokens())).c_str(),
-      human_bytes(static_cast<double>(corpus.train->bytes)).c_str(),
-      static_cast<long long>(corpus.train->docs()),
-      human_count(static_cast<double>(corpus.validation->tokens())).c_str(),
-      human_bytes(static_cast<double>(corpus.validation->bytes)).c_str(),
-      static_cast<long long>(corpus.validation->docs())));
-  data::Sampler sampler(train.rows(), static_cast<uint64_t>(c.seed));
-  return {std::move(tokenizer), std::move(corpus), std::move(train), std::move(validation),
-          std::move(sampler)};
-}
-
-// Says whether sample ids still mean the same rows.
-uint64_t fingerprint(const PretrainConfig& c, const Data& d) {
-  const auto& ids = d.corpus.train->ids;
-  const std::string key =
-      format("%lld %lld %016llx", static_cast<long long>(c.data.seq_len),
-             static_cast<long long>(c.seed),
-             static_cast<unsigned long long>(xxh3(std::as_bytes(std::span(ids))))) +
-      (c.data.documents == "joined" ? " joined" : "");
-  return xxh3(std::as_bytes(std::span(key)));
-}
-
 // The checkpoint to go on from, or "".
 std::string resume_from(const PretrainConfig& c, const ConfigSource& source) {
   if (c.resume != "auto" && c.resume != "never") {
-    if (!path_exists(c.resume + "/train_state.safetensors"))
+    if (!path_exists(c.resume + "/train_state.safetensors") &&
+        !checkpoint::has_rank_files(c.resume))
       throw source.error("resume", "expected auto, never or a checkpoint's folder; there is no " +
                                        c.resume + "/train_state.safetensors");
     const std::string damage = checkpoint::find_damage(c.resume, checkpoint::Verify::checksums);
@@ -106,83 +61,6 @@ void check_same_model(const nlohmann::json& ours, const std::string& checkpoint)
                         "; set it back, or choose another output");
 }
 
-nlohmann::json summary_of(const PretrainConfig& c, const Data& d, const train::TrainState& state,
-                          const train::LoopResult& r, const plan::MemoryForecast& memory) {
-  nlohmann::json s;
-  s["steps"] = state.step;
-  s["finished"] = !r.stopped;
-  s["skipped_steps"] = state.skipped;
-  s["tokens"] = state.tokens;
-  s["final_loss"] = r.last_loss;
-  s["final_validation_loss"] = r.last_validation;
-  s["best_validation_loss"] = state.best_validation;
-  s["bits_per_byte"] = data::bits_per_byte(r.last_validation, d.validation);
-  if (c.validation.bigram) {
-    const double bigram =
-        data::Bigram(*d.corpus.train, d.tokenizer.vocab_size()).nats_per_token(d.validation);
-    s["bigram_nats_per_token"] = bigram;
-    s["bigram_bits_per_byte"] = data::bits_per_byte(bigram, d.validation);
-  }
-  s["vocab"] = d.tokenizer.vocab_size();
-  s["train_bytes"] = d.corpus.train->bytes;
-  s["validation_bytes"] = d.corpus.validation->bytes;
-  s["seconds"] = r.seconds;
-  s["tokens_per_second"] = r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0.0;
-  s["peak_memory_bytes"] = peak_resident_memory();
-  s["forecast_memory_bytes"] = memory.total();
-  return s;
-}
-
-void print_summary(const PretrainConfig& c, const std::string& config_path, const nlohmann::json& s,
-                   const std::string& checkpoint) {
-  auto number = [&](const char* key) { return s.at(key).get<double>(); };
-  std::printf("\n%s after %lld steps, %s tokens\n",
-              s.at("finished").get<bool>() ? "Done" : "Stopped", s.at("steps").get<long long>(),
-              human_count(number("tokens")).c_str());
-  std::printf(
-      "  validation loss  %.4f nats a token, %.4f bits a byte (best of the checkpoints %.4f)\n",
-      number("final_validation_loss"), number("bits_per_byte"),
-      s.at("best_validation_loss").is_number() ? number("best_validation_loss") : 0.0);
-  if (s.contains("bigram_nats_per_token"))
-    std::printf("  bigram model     %.4f nats a token, %.4f bits a byte\n",
-                number("bigram_nats_per_token"), number("bigram_bits_per_byte"));
-  std::printf("  speed            %s over %s\n",
-              human_rate(number("tokens_per_second"), "tokens").c_str(),
-              human_duration(number("seconds")).c_str());
-  if (s.contains("model_tflops"))
-    std::printf("  of the GPU       %.4g model TFLOP/s%s\n", number("model_tflops"),
-                s.contains("mfu") ? format(", MFU %.1f %%", 100 * number("mfu")).c_str() : "");
-  std::printf("  peak memory      %s, forecast %s\n",
-              human_bytes(number("peak_memory_bytes")).c_str(),
-              human_bytes(number("forecast_memory_bytes")).c_str());
-  std::printf("  checkpoint       %s\n", checkpoint.c_str());
-  if (s.at("finished").get<bool>())
-    std::printf("Next: conclave generate --model %s/latest --prompt \"...\"\n", c.output.c_str());
-  else
-    std::printf("Go on with the same command: conclave pretrain %s\n", config_path.c_str());
-}
-
-// Whether the run that came to `step` in this folder ended: its summary is the last that it writes.
-bool is_finished(const std::string& output, int64_t step) {
-  const std::string path = output + "/summary.json";
-  if (!path_exists(path)) return false;
-  const nlohmann::json summary = read_json(path);
-  return summary.value("finished", false) && summary.value("steps", int64_t{-1}) == step;
-}
-
-// The data of all ranks of a host: rank 0 tokenizes, the others find it done.
-Data read_data_on(comm::World* world, const PretrainConfig& c, const ConfigSource& source,
-                  const std::string& tokenizer_folder, int64_t vocab) {
-  if (!world) return read_data(c, source, tokenizer_folder, vocab);
-  std::optional<Data> mine;
-  world->of_rank_zero("tokenized text", [&] {
-    mine.emplace(read_data(c, source, tokenizer_folder, vocab));
-    return std::string("there");
-  });
-  if (!mine) mine.emplace(read_data(c, source, tokenizer_folder, vocab));
-  return std::move(*mine);
-}
-
 // How the ranks share the work, or why they cannot.
 comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
                            const nn::Decoder& decoder, const comm::World* world) {
@@ -202,6 +80,10 @@ comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
                "%lld is; got %lld",
                facts.world, static_cast<long long>((c.batch.rows / facts.world + 1) * facts.world),
                static_cast<long long>(c.batch.rows)));
+  for (const char* key :
+       {"parallel.weights", "parallel.overlap", "parallel.at_once", "checkpoint.layout"})
+    if (!world && source.is_set(key))
+      throw source.error(key, "has no effect with one rank; leave it out");
   if (world && c.cuda_graph)
     throw source.error("cuda_graph", "is for one rank; leave it out with several");
   return layout;
@@ -228,11 +110,15 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
       choose_device(c.device, source.location("device"), dtype);
   if (c.cuda_graph && !device.is_cuda())
     throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
+  if (source.is_set("parallel.overlap") && !device.is_cuda())
+    throw source.error("parallel.overlap", "has no effect on the CPU; leave it out");
   if (dry_run) return print_dry_run(c, choice, device, config_path, svg);
 
   install_stop_handlers();
   options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options), world);
   options.dispatcher = c.parallel.dispatcher + (c.parallel.capacity ? "_capacity" : "");
+  options.release_weights = c.parallel.weights == "release";
+  options.overlap = c.parallel.overlap;
   comm::CallTimes calls;
   std::optional<comm::TimedFactory> timed;
   if (world) {
@@ -245,7 +131,7 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   const auto find_resume = [&] { return resume_from(c, source); };
   const std::string resume = world ? world->of_rank_zero("checkpoint", find_resume) : find_resume();
   Model m = make_model(choice.config, choice.from, options);
-  Data d = read_data_on(world, c, source, choice.tokenizer_folder, m.decoder->vocab);
+  TrainingData d = read_data(world, c, source, choice.tokenizer_folder, m.decoder->vocab);
   optim::AdamW optimizer = make_adamw(*m.units, c.optimizer);
   nlohmann::json config_to_save = saved_config(m.config, *m.decoder, dtype);
   config_to_save["eos_token_id"] = d.corpus.eos;
@@ -279,13 +165,16 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                     device.is_cuda() ? " of the GPU" : "",
                     human_bytes(static_cast<double>(memory.total())).c_str(),
                     human_bytes(static_cast<double>(free_memory(device))).c_str()));
-  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last),
-                               world ? m.groups.world.get() : nullptr);
+  const auto control = world ? world->control() : nullptr;  // of the threads that save
+  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last), control.get(),
+                               c.checkpoint.layout == "per_rank" ? checkpoint::Layout::per_rank
+                                                                 : checkpoint::Layout::shared);
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
   train::LoopConfig loop{.steps = c.steps,
                          .rows = c.batch.rows,
                          .micro_rows = c.batch.micro_rows,
                          .clip_norm = c.clip_norm,
+                         .max_skipped = c.max_skipped,
                          .bias_rate = c.model.bias_update_rate.value_or(0.001),
                          .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
@@ -295,6 +184,7 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
     loop.capacity = comm::CapacityRule(load_facts(shape, tokens, options.layout.ep),
                                        *c.parallel.capacity);
   }
+  loop.at_once = static_cast<int>(c.parallel.at_once);
   std::optional<GpuFigures> gpu;
   if (device.is_cuda()) {
     gpu.emplace(device, shape, c.data.seq_len);

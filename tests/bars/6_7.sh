@@ -13,9 +13,9 @@ if [ -z "$OLD_BINARY" ]; then
   if [ ! -x "$OLD_BINARY" ]; then
     git cat-file -e "$commit^{commit}" || { echo "bar 6.7: this clone has no commit $commit; name a program in OLD_BINARY"; exit 77; }
     [ -d "$before" ] || git worktree add --detach "$before" "$commit" || exit 1
-    mkdir -p "$before/.cache"
+    mkdir -p "$before/.cache/setup"
     ln -sfn "$PWD/.venv" "$before/.venv"
-    ln -sfn "$PWD/.cache/setup" "$before/.cache/setup"
+    sed "s|$PWD/|$before/|g" .cache/setup/env >"$before/.cache/setup/env"
     "$before/tools/build.sh" release conclave >"$before/build.log" 2>&1 || { tail -n 20 "$before/build.log"; verdict 6.7 "the old program builds" 1; }
   fi
 fi

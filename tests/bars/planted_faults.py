@@ -54,10 +54,11 @@ def copy_with_faults(folder):
         to.parent.mkdir(parents=True, exist_ok=True)
         if not to.exists() or to.read_bytes() != (ROOT / name).read_bytes():
             shutil.copy(ROOT / name, to)
-    (folder / ".cache").mkdir(exist_ok=True)
-    for name in (".venv", ".cache/setup"):
-        if not (folder / name).exists():
-            (folder / name).symlink_to((ROOT / name).resolve())
+    # Under its own root the compiler cache knows what the tree has compiled.
+    (folder / ".cache/setup").mkdir(parents=True, exist_ok=True)
+    (folder / ".cache/setup/env").write_text((ROOT / ".cache/setup/env").read_text().replace(str(ROOT), str(folder)))
+    if not (folder / ".venv").exists():
+        (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
     for path in {file for _, _, file, _, _ in FAULTS}:
         text = (ROOT / path).read_text()
         for _, what, file, there, instead in FAULTS:

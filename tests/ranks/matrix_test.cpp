@@ -17,6 +17,7 @@ Policy policy(size_t row) {
   const bool a = row & 1, b = row & 2, c = row & 4;
   return {.recompute = a,
           .one_row_at_once = b,
+          .together = b && a != c,
           .release = c,
           .reduction = (a != b) != c ? parallel::Reduction::all_to_all
                                      : parallel::Reduction::reduce_scatter};

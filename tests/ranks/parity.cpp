@@ -141,7 +141,9 @@ Rank::Rank(const RunSpec& run, comm::CommFactory& factory, uint64_t seed)
       decoder(parallel::testing::make_tiny(run.family->config, {.expert_ranks = groups.ep->size(),
                                                                 .expert_rank = groups.ep->rank()})),
       units(decoder, groups,
-            {.release_after_use = run.policy.release, .reduction = run.policy.reduction}),
+            {.release_after_use = run.policy.release,
+             .reduction = run.policy.reduction,
+             .poison = true}),
       dispatcher(comm::make_dispatcher(run.dispatcher, *groups.ep)) {
   if (comm::CapacityDispatcher* fixed = dispatcher->with_capacity())
     fixed->set_capacity(run.capacity.value_or(run.highest_load()));
@@ -170,7 +172,8 @@ train::StepResult Rank::step(const RunSpec& run) {
                       .clip_norm = 0.5,
                       .recompute = recompute(run),
                       .bias_rate = 1e-3,
-                      .mtp_weight = run.family->mtp_weight})
+                      .mtp_weight = run.family->mtp_weight,
+                      .at_once = run.policy.together ? 2 : 1})
       .wait();
 }
 
@@ -191,6 +194,7 @@ std::string Policy::text() const {
   std::string text;
   if (recompute) text += ", recompute";
   if (one_row_at_once) text += ", one row at once";
+  if (together) text += ", two at a time";
   if (release) text += ", release";
   if (reduction == parallel::Reduction::all_to_all) text += ", sums in rank order";
   return text;

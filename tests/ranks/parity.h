@@ -16,7 +16,8 @@ namespace conclave::ranks {
 struct Policy {
   bool recompute = false;  // every class that can be
   bool one_row_at_once = false;
-  bool release = false;  // weights after use
+  bool together = false;  // two micro-batches at a time, where there are two
+  bool release = false;   // weights after use
   parallel::Reduction reduction = parallel::Reduction::reduce_scatter;
   std::string text() const;
 };
