@@ -14,6 +14,7 @@
 #include "comm/call_times.h"
 #include "optim/adamw.h"
 #include "recipes/device.h"
+#include "recipes/dry_ranks.h"
 #include "recipes/dry_run.h"
 #include "recipes/measure.h"
 #include "recipes/model_io.h"

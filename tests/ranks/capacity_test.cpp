@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <sstream>
 
 #include "checkpoint/testing.h"
@@ -48,7 +49,10 @@ train::TrainState train_in(const fs::path& path, const Trial& trial) {
     Rank rank(run, factory);
     const data::PackedDataset train(text(40, 1), kSeqLen, 7), held_out(text(9, 2), kSeqLen, {});
     data::Sampler sampler(train.rows(), 3);
-    checkpoint::RunFolder folder(path, 9, rank.groups.world.get());
+    std::vector<int> all(static_cast<size_t>(ranks));
+    std::iota(all.begin(), all.end(), 0);
+    const auto control = factory.make(all, "control");  // of the threads that save
+    checkpoint::RunFolder folder(path, 9, control.get());
     train::TrainState state;
     if (trial.from)
       state = train::restore(folder.step_path(*trial.from), rank.units, *rank.optimizer);
