@@ -182,8 +182,8 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   loop.cuda_graph = c.cuda_graph;
   if (c.parallel.capacity) {
     const int64_t tokens = rows_at_once(c, options.layout.world()) * c.data.seq_len;
-    loop.capacity = comm::CapacityRule(load_facts(shape, tokens, options.layout.ep),
-                                       *c.parallel.capacity);
+    loop.capacity =
+        comm::CapacityRule(load_facts(shape, tokens, options.layout.ep), *c.parallel.capacity);
   }
   loop.at_once = static_cast<int>(c.parallel.at_once);
   std::optional<GpuFigures> gpu;
