@@ -124,6 +124,10 @@ comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
         "batch.rows", format("expected a multiple of %d, the number of ranks, as %lld is; got %lld",
                              ranks, static_cast<long long>((c.batch.rows / ranks + 1) * ranks),
                              static_cast<long long>(c.batch.rows)));
+  for (const char* key :
+       {"parallel.weights", "parallel.overlap", "parallel.at_once", "checkpoint.layout"})
+    if (ranks == 1 && source.is_set(key))
+      throw source.error(key, "has no effect with one rank; leave it out");
   if (ranks > 1 && c.cuda_graph)
     throw source.error("cuda_graph", "is for one rank; leave it out with several");
   return layout;
