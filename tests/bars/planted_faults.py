@@ -57,8 +57,10 @@ def copy_with_faults(folder):
     # Under its own root the compiler cache knows what the tree has compiled.
     (folder / ".cache/setup").mkdir(parents=True, exist_ok=True)
     (folder / ".cache/setup/env").write_text((ROOT / ".cache/setup/env").read_text().replace(str(ROOT), str(folder)))
-    if not (folder / ".venv").exists():
-        (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
+    for there in (ROOT / ".venv", *(p for p in (ROOT / ".cache/setup").iterdir() if p.name != "env")):
+        link = folder / there.relative_to(ROOT)
+        if not link.exists():
+            link.symlink_to(there.resolve())
     for path in {file for _, _, file, _, _ in FAULTS}:
         text = (ROOT / path).read_text()
         for _, what, file, there, instead in FAULTS:
