@@ -241,7 +241,7 @@ MemoryForecast forecast_memory(const ModelShape& model, const TrainingRun& run) 
     saved["residual"] += model.hidden * e.weight * run.tokens;
     saved["statistics"] += e.wide * run.tokens;
   }
-  for (const auto& [c, bytes] : saved) add("activations: " + c, bytes);
+  for (const auto& [c, bytes] : saved) add("activations: " + c, bytes * run.at_once);
 
   if (run.on_gpu) {
     const int64_t layer = gpu_scratch(model.layers.back(), model, run, e),
