@@ -51,4 +51,10 @@ void fault_point(const char* name) {
     std::this_thread::sleep_for(std::chrono::milliseconds(delay));
 }
 
+bool nan_point(const char* name) {
+  static std::atomic<long long> at_passages{0}, from_passages{0};
+  const long long from = number_for("CONCLAVE_NAN_FROM", name);
+  return is_due("CONCLAVE_NAN_AT", name, at_passages) || (from > 0 && ++from_passages >= from);
+}
+
 }  // namespace conclave

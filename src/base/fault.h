@@ -9,4 +9,8 @@ namespace conclave {
 // (base/log.h) alone. Otherwise costs a look into the environment. Safe from any thread.
 void fault_point(const char* name);
 
+// Whether this passage is to compute something that is not a number: the one that CONCLAVE_NAN_AT
+// names, or one from that of CONCLAVE_NAN_FROM on; counted and bound to a rank likewise.
+bool nan_point(const char* name);
+
 }  // namespace conclave

@@ -51,6 +51,14 @@ void all_or_none(comm::Comm& ranks, const std::function<void()>& work) {
                      text_at(all, static_cast<int64_t>(r) * most, sizes[r]));
 }
 
+void require_same(comm::Comm& ranks, uint64_t hash, const std::string& error) {
+  const auto mine = static_cast<int64_t>(hash >> 1);
+  const int64_t first = of_rank_zero(ranks, mine);
+  all_or_none(ranks, [&] {
+    if (mine != first) throw RunError(error);
+  });
+}
+
 std::vector<std::string> collect(comm::Comm& ranks, const std::string& text) {
   const std::vector<int64_t> sizes = sizes_of(ranks, text);
   std::vector<int64_t> sent(sizes.size(), 0), arrived(sizes.size(), 0);

@@ -12,6 +12,10 @@ namespace conclave::checkpoint {
 // is thrown on all, as "rank 3: MESSAGE" of the lowest. Collective, with CPU tensors.
 void all_or_none(comm::Comm& ranks, const std::function<void()>& work);
 
+// Throws on all ranks unless `hash` is rank 0's on each: `error` of the lowest that differs.
+// Collective, with CPU tensors.
+void require_same(comm::Comm& ranks, uint64_t hash, const std::string& error);
+
 // `text` of each rank on rank 0, nothing elsewhere. Collective, with CPU tensors.
 std::vector<std::string> collect(comm::Comm& ranks, const std::string& text);
 

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "checkpoint/rank_files.h"
 #include "checkpoint/staging.h"
 
 namespace conclave::checkpoint {
@@ -32,6 +33,11 @@ WeightMap read_index(const fs::path& path) {
 }
 
 [[noreturn]] void no_weights(const fs::path& folder) {
+  if (has_rank_files(folder))
+    throw RunError(folder.string() +
+                   ": is a checkpoint in one file a rank; make a model folder of it: "
+                   "conclave merge " +
+                   folder.string());
   const bool pickled = path_exists(folder / "pytorch_model.bin") ||
                        path_exists(folder / "pytorch_model.bin.index.json");
   throw RunError(

@@ -15,6 +15,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "checkpoint/agree.h"
+#include "checkpoint/rank_files.h"
 #include "checkpoint/staging.h"
 
 namespace conclave::checkpoint {
@@ -88,8 +89,8 @@ std::optional<FoundCheckpoint> find_latest(const fs::path& run, Verify how,
   throw RunError(message + "there is no whole one before it; start again in another folder");
 }
 
-RunFolder::RunFolder(fs::path path, int keep_last, comm::Comm* ranks)
-    : path_(std::move(path)), keep_last_(keep_last), ranks_(ranks) {
+RunFolder::RunFolder(fs::path path, int keep_last, comm::Comm* ranks, Layout layout)
+    : path_(std::move(path)), keep_last_(keep_last), ranks_(ranks), layout_(layout) {
   TORCH_CHECK(keep_last >= 1, "RunFolder: expected keep_last >= 1, got ", keep_last);
   if (ranks_)
     all_or_none(*ranks_, [&] {
@@ -143,7 +144,10 @@ void RunFolder::save(int64_t step, const FolderContents& contents, bool best) {
 
 void RunFolder::save(int64_t step, const SharedContents& contents, bool best) {
   TORCH_CHECK(step >= 0 && ranks_, "RunFolder: expected step >= 0 of several ranks, got ", step);
-  save_folder(step_path(step), contents, *ranks_);
+  if (layout_ == Layout::shared)
+    save_folder(step_path(step), contents, *ranks_);
+  else
+    save_rank_files(step_path(step), contents, *ranks_);
   all_or_none(*ranks_, [&] {
     if (ranks_->rank() == 0) point(step, best);
   });
@@ -163,6 +167,7 @@ void RunFolder::point(int64_t step, bool best) const {
 }
 
 void RunFolder::retire_old(int64_t step) const {
+  if (ranks_ && ranks_->rank() != 0) return;
   const std::vector<int64_t> steps = steps_in(path_);
   const int64_t best_step = linked_step(path_ / "best");
   int kept = 0;

@@ -26,12 +26,18 @@ std::optional<FoundCheckpoint> find_latest(const std::filesystem::path& run,
                                            Verify how = Verify::sizes,
                                            const std::string& resume_with = "--set resume=");
 
+// How several ranks write a checkpoint: into the files of a model folder (shared_save.h), or each
+// into one of its own (rank_files.h).
+enum class Layout { shared, per_rank };
+
 class RunFolder {
  public:
   // Makes the folder, takes its lock (RunError when another process trains there; released at exit
   // or death) and removes what killed runs left. keep_last ≥ 1. With `ranks` a run of several, each
   // with a RunFolder; making it is collective then, as is saving: rank 0 does all but write parts.
-  RunFolder(std::filesystem::path path, int keep_last, comm::Comm* ranks = nullptr);
+  // Where a thread saves, nobody else calls that group.
+  RunFolder(std::filesystem::path path, int keep_last, comm::Comm* ranks = nullptr,
+            Layout layout = Layout::shared);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;
@@ -49,7 +55,7 @@ class RunFolder {
   void save(int64_t step, const SharedContents& contents, bool best = false);
 
   // Removes older checkpoints: of those with steps up to N the newest keep_last stay, and what
-  // `best` names.
+  // `best` names. Of several ranks rank 0 does it, without a call.
   void retire_old(int64_t step) const;
 
  private:
@@ -61,6 +67,7 @@ class RunFolder {
   std::filesystem::path path_;
   int keep_last_;
   comm::Comm* ranks_;
+  Layout layout_;
   int lock_fd_ = -1;
 };
 

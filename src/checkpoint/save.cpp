@@ -24,8 +24,7 @@ void write_model(const fs::path& folder, const FolderContents& contents, Manifes
     manifest[name] = write_safetensors(folder / name, shards[i], kModelMetadata);
   }
   if (shards.size() == 1) return;
-  const std::string name = "model.safetensors.index.json";
-  manifest[name] = write_text(folder / name, index_of(shards));
+  manifest[kIndexName] = write_text(folder / kIndexName, index_of(shards));
 }
 
 }  // namespace
@@ -82,6 +81,16 @@ void check_free(const std::string& name, const Manifest& manifest) {
               "save: expected a plain file name of its own, got `", name, "`");
 }
 
+void write_texts(const fs::path& folder, const std::string& config_json,
+                 const std::map<std::string, std::string>& files, Manifest& manifest) {
+  const auto text = [&](const std::string& name, const std::string& content) {
+    check_free(name, manifest);
+    manifest[name] = write_text(folder / name, content);
+  };
+  text("config.json", config_json);
+  for (const auto& [name, content] : files) text(name, content);
+}
+
 std::map<std::string, std::string> read_companion_files(const fs::path& folder) {
   std::map<std::string, std::string> files;
   for (const char* name :
@@ -100,11 +109,7 @@ void save_folder(const fs::path& target, const FolderContents& contents) {
   StagedFolder staged(target);
   Manifest manifest;
   write_model(staged.path(), contents, manifest);
-  manifest["config.json"] = write_text(staged.path() / "config.json", contents.config_json);
-  for (const auto& [name, text] : contents.files) {
-    check_free(name, manifest);
-    manifest[name] = write_text(staged.path() / name, text);
-  }
+  write_texts(staged.path(), contents.config_json, contents.files, manifest);
   for (const auto& [name, tensors] : contents.beside) {
     check_free(name, manifest);
     manifest[name] = write_safetensors(staged.path() / name, tensors);

@@ -18,7 +18,7 @@ struct TensorPart {
   at::ScalarType dtype = at::kFloat;
   std::vector<int64_t> shape;  // the whole tensor's, here
   bool transposed = false;     // the file has its last two dims swapped
-  // [n] contiguous, on the CPU: the elements first … first + n − 1 of the row-major tensor;
+  // [n] contiguous: the elements first … first + n − 1 of the row-major tensor;
   // undefined: other ranks write all of it.
   at::Tensor data = {};
   int64_t first = 0;
@@ -33,9 +33,9 @@ struct SharedContents {
   int64_t max_shard_bytes = 5'000'000'000;
 };
 
-// As save_folder of save.h. Collective over `ranks`, with CPU tensors; all ranks see `target` under
-// the same name. Throws on all ranks what any of them met, with the temporary folder removed and
-// the target as it was.
+// As save_folder of save.h, of tensors on the CPU. Collective over `ranks`, with CPU tensors; all
+// ranks see `target` under the same name. Throws on all ranks what any of them met, with the
+// temporary folder removed and the target as it was.
 void save_folder(const std::filesystem::path& target, const SharedContents& contents,
                  comm::Comm& ranks);
 

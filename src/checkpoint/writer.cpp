@@ -12,11 +12,23 @@ namespace {
 
 constexpr int64_t kAlign = 64;
 
-template <class F>
-void each_tensor(FolderContents& contents, const F& f) {
-  for (NamedTensor& tensor : contents.tensors) f(tensor.data);
+std::vector<at::Tensor*> tensors_of(FolderContents& contents) {
+  std::vector<at::Tensor*> all;
+  for (NamedTensor& tensor : contents.tensors) all.push_back(&tensor.data);
   for (auto& [name, tensors] : contents.beside)
-    for (NamedTensor& tensor : tensors) f(tensor.data);
+    for (NamedTensor& tensor : tensors) all.push_back(&tensor.data);
+  return all;
+}
+
+std::vector<at::Tensor*> tensors_of(SharedContents& contents) {
+  std::vector<at::Tensor*> all;
+  const auto add = [&](std::vector<TensorPart>& parts) {
+    for (TensorPart& part : parts)
+      if (part.data.defined()) all.push_back(&part.data);
+  };
+  add(contents.tensors);
+  for (auto& [name, parts] : contents.beside) add(parts);
+  return all;
 }
 
 int64_t aligned_bytes(const at::Tensor& tensor) {
@@ -29,35 +41,58 @@ BackgroundWriter::~BackgroundWriter() {
   if (pending_.valid()) pending_.wait();
 }
 
-void BackgroundWriter::submit(FolderContents contents, Write write) {
+void BackgroundWriter::submit(FolderContents contents, Write<FolderContents> write) {
   finish();
+  copy(tensors_of(contents));
+  start([contents = std::move(contents), write = std::move(write)] { write(contents); });
+}
+
+void BackgroundWriter::submit(SharedContents contents, Write<SharedContents> write) {
+  finish();
+  copy(tensors_of(contents));
+  start([contents = std::move(contents), write = std::move(write)] { write(contents); });
+}
+
+void BackgroundWriter::copy(const std::vector<at::Tensor*>& tensors) {
   int64_t bytes = 0;
-  each_tensor(contents, [&](const at::Tensor& tensor) { bytes += aligned_bytes(tensor); });
   std::optional<at::Device> gpu;
-  each_tensor(contents, [&](const at::Tensor& tensor) {
-    if (!tensor.is_cpu()) gpu = tensor.device();
-  });
+  for (const at::Tensor* tensor : tensors) {
+    bytes += aligned_bytes(*tensor);
+    if (!tensor->is_cpu()) gpu = tensor->device();
+  }
   if (!buffer_.defined() || buffer_.numel() < bytes) {
     buffer_ = at::Tensor();  // the old one is freed before the larger one is made
     buffer_ =
         at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(gpu.has_value()));
   }
   int64_t at = 0;
-  each_tensor(contents, [&](at::Tensor& tensor) {
-    const int64_t end = at + aligned_bytes(tensor);
-    at::Tensor copy = at::from_blob(static_cast<char*>(buffer_.data_ptr()) + at, tensor.sizes(),
-                                    tensor.options().device(at::kCPU));
-    copy.copy_(tensor, /*non_blocking=*/true);
-    tensor = copy;
+  for (at::Tensor* tensor : tensors) {
+    const int64_t end = at + aligned_bytes(*tensor);
+    at::Tensor copy = at::from_blob(static_cast<char*>(buffer_.data_ptr()) + at, tensor->sizes(),
+                                    tensor->options().device(at::kCPU));
+    copy.copy_(*tensor, /*non_blocking=*/true);
+    *tensor = copy;
     at = end;
-  });
+  }
   if (gpu) c10::impl::VirtualGuardImpl(gpu->type()).getStream(*gpu).synchronize();
-  pending_ = std::async(std::launch::async, [contents = std::move(contents),
-                                             write = std::move(write)] { write(contents); });
+}
+
+void BackgroundWriter::start(std::function<void()> write) {
+  pending_ = std::async(std::launch::async, [this, write = std::move(write)] {
+    try {
+      write();
+    } catch (...) {
+      failed_ = true;
+      throw;
+    }
+  });
 }
 
 void BackgroundWriter::finish() {
-  if (pending_.valid()) pending_.get();
+  if (!pending_.valid()) return;
+  pending_.wait();
+  failed_ = false;
+  pending_.get();
 }
 
 bool BackgroundWriter::busy() const {

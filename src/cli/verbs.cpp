@@ -14,6 +14,7 @@
 #include "recipes/benchmark.h"
 #include "recipes/forward.h"
 #include "recipes/generate.h"
+#include "recipes/merge.h"
 #include "recipes/pretrain.h"
 #include "recipes/tokenize.h"
 
@@ -138,6 +139,18 @@ void add_tokenize(CLI::App& app) {
   verb->callback([o] { recipes::tokenize(o->tokenizer, o->in, o->out); });
 }
 
+void add_merge(CLI::App& app) {
+  struct Options {
+    std::string folder, output;
+  };
+  auto o = std::make_shared<Options>();
+  CLI::App* verb = app.add_subcommand(
+      "merge", "a checkpoint in one file a rank (checkpoint.layout: per_rank) to a model folder");
+  verb->add_option("folder", o->folder, "the checkpoint, e.g. runs/a/latest")->required();
+  verb->add_option("--output", o->output, "folder to write; the checkpoint itself if not given");
+  verb->callback([o] { recipes::merge(o->folder, o->output); });
+}
+
 void add_launch(CLI::App& app, int& status) {
   auto o = std::make_shared<LaunchOptions>();
   CLI::App* verb = app.add_subcommand(
@@ -192,6 +205,7 @@ std::string overview() {
   forward          logits, loss, experts and gradients on given ids, to compare with a reference
   train-tokenizer  make a byte-level BPE tokenizer from text
   tokenize         text to token ids and back, line by line
+  merge            one file a rank to a model folder
   launch           start several ranks of a verb on this machine: launch -n 8 pretrain CONFIG.yaml
   help             this page; `conclave help VERB` lists flags and config keys
 
@@ -216,6 +230,7 @@ void add_verbs(CLI::App& app, int& status) {
   add_train_tokenizer(app, status);
   add_tokenize(app);
   add_benchmark(app, status);
+  add_merge(app);
   add_launch(app, status);
   add_help(app);
 }

@@ -122,9 +122,9 @@ RankState rank_state(const std::string& text) try {
   throw RunError(std::string("a rank's state in the store is damaged: ") + e.what());
 }
 
-int CallLog::add_group(std::string name, std::vector<int> ranks) {
+int CallLog::add_group(std::string name, std::vector<int> ranks, bool aside) {
   const std::lock_guard lock(mutex_);
-  groups_.push_back({.name = std::move(name), .ranks = std::move(ranks)});
+  groups_.push_back({.name = std::move(name), .ranks = std::move(ranks), .aside = aside});
   return static_cast<int>(groups_.size()) - 1;
 }
 
@@ -140,7 +140,7 @@ int64_t CallLog::begin(int group, Call& call) {
     ring_.push_back(entry);
   else
     ring_[at] = entry;
-  last_ = group;
+  if (!g.aside) last_ = group;
   return g.begun;
 }
 
@@ -200,7 +200,7 @@ void CallLog::fill(RankState& state) const {
       s.sequence = oldest.call.sequence;
       s.call = oldest.call.text();
       s.seconds = now - oldest.begun;
-      if (s.seconds > longest) {
+      if (!g.aside && s.seconds > longest) {
         longest = s.seconds;
         state.last = static_cast<int>(state.groups.size());
       }

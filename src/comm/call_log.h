@@ -39,8 +39,9 @@ class CallLog {
  public:
   static constexpr size_t kKept = 64;
 
-  // A group of these ranks; returns its number here.
-  int add_group(std::string name, std::vector<int> ranks);
+  // A group of these ranks; returns its number here. `aside`: a thread beside the main one calls
+  // it, so its calls do not tell how far the rank is: RankState::last is never this group.
+  int add_group(std::string name, std::vector<int> ranks, bool aside = false);
   // A call begins: numbered in its group, from 1. Returns the number.
   int64_t begin(int group, Call& call);
   void end(int group, int64_t sequence);          // this call has ended
@@ -60,6 +61,7 @@ class CallLog {
   struct Group {
     std::string name;
     std::vector<int> ranks;
+    bool aside = false;
     int64_t begun = 0;
     std::deque<Entry> under_way;
     std::string last;  // of the last call that began
@@ -75,9 +77,9 @@ class CallLog {
   int last_ = -1;
 };
 
-// Why rank `me` waits in its last call: who has not come, and what that one is doing, as one line.
-// `before` and `now` are the states of all ranks, by rank, about a second apart: a rank whose beat
-// stands still is dead or stopped.
+// Why rank `me` waits in the call of its group RankState::last: who has not come, and what that one
+// is doing, as one line. `before` and `now` are the states of all ranks, by rank, about a second
+// apart: a rank whose beat stands still is dead or stopped.
 std::string who_waits_for_whom(int me, const std::vector<RankState>& before,
                                const std::vector<RankState>& now);
 

@@ -15,7 +15,7 @@ class ProcessComm final : public Comm {
         transports_(std::move(transports)),
         log_(log),
         watch_(watch),
-        group_(log.add_group(place_.name, place_.ranks)) {
+        group_(log.add_group(place_.name, place_.ranks, transports_.aside)) {
     if (!transports_.cuda) return;
     watch_.look_after(group_, [this] {
       log_.end_through(group_, transports_.cuda->done());

@@ -64,7 +64,8 @@ void Watch::run() {
       std::unique_lock lock(mutex_);
       if (changed_.wait_for(lock, kLook, [&] { return stop_; })) return;
       if (failing_) {
-        if (++failing == kLooksToEnd) abandon("the rank has failed and does not come to its end");
+        if (++failing == kLooksToEnd)
+          abandon(message_.empty() ? "the rank has failed and does not come to its end" : message_);
         continue;
       }
       for (const auto& [group, f] : looks_)
@@ -171,6 +172,7 @@ std::string Watch::describe(int group, const std::string& error) {
       const std::lock_guard lock(store_mutex_);
       now = all_states();
     } while (!all_beat(before, now) && std::chrono::steady_clock::now() < end);
+    now.at(static_cast<size_t>(place_.rank)).last = group;
     return heard(tell(who_waits_for_whom(place_.rank, before, now) + " (" + error + ")",
                       /*in_call=*/true));
   } catch (const std::exception& e) {
@@ -179,10 +181,17 @@ std::string Watch::describe(int group, const std::string& error) {
 }
 
 void Watch::fail_call(int group, const std::string& error) {
-  if (failing_.exchange(true)) {  // the thread has found a fault and ends the process
-    for (;;) ::pause();
+  const bool is_main = std::this_thread::get_id() == main_;
+  if (failing_.exchange(true)) {
+    if (!is_main) throw RankLost(log_.current(group) + " has failed: " + error);
+    for (;;) ::pause();  // another thread has found a fault and ends the process
   }
   const std::string message = describe(group, error);
+  if (!is_main) end_process(message);
+  {
+    const std::lock_guard lock(mutex_);
+    message_ = message;
+  }
   report(Report::told, message);
   wait_for_readers();
   throw RankLost(message);
@@ -190,6 +199,10 @@ void Watch::fail_call(int group, const std::string& error) {
 
 void Watch::fail(const std::string& message) noexcept try {
   if (failing_.exchange(true)) return;
+  {
+    const std::lock_guard lock(mutex_);
+    message_ = message;
+  }
   report(Report::failed, message);
   tell(format("rank %d (%s, pid %d) has failed: %s", place_.rank, host_.c_str(),
               static_cast<int>(::getpid()), message.c_str()),

@@ -35,7 +35,10 @@ class Watch {
 
   // A call of this rank has failed (`error`) or timed out. Writes the last calls to the log, finds
   // out who waits for whom (up to 4 s), tells all ranks, and throws RankLost with one line that
-  // does so too. If another rank has told of a fault before, that one is thrown instead.
+  // does so too. If another rank has told of a fault before, that one is thrown instead. In another
+  // thread than the one that made the watch, whose errors may be looked at late, the process ends
+  // with that line instead (base/abandon.h), unless it is about to end already: then it throws, so
+  // that the main thread may wait for that one.
   [[noreturn]] void fail_call(int group, const std::string& error);
   // This rank fails by itself; the others end within a second and say so. Never throws. Nothing
   // after fail_call().
@@ -77,7 +80,9 @@ class Watch {
   std::condition_variable changed_;
   bool stop_ = false;                                  // under mutex_
   std::map<int, std::function<std::string()>> looks_;  // under mutex_
-  std::atomic<bool> failing_{false};                   // the main thread ends the process itself
+  std::string message_;  // under mutex_: of the fault with which the process ends
+  const std::thread::id main_ = std::this_thread::get_id();
+  std::atomic<bool> failing_{false};  // the main thread ends the process itself
   std::thread thread_;
 };
 

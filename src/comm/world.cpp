@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -22,6 +23,8 @@
 
 namespace conclave::comm {
 namespace {
+
+constexpr double kPatience = 10;  // times the time-out: in calls of the control group
 
 // The first line in which the texts differ, as "`…`, … has `…`".
 std::string difference(const std::string& theirs, const std::string& ours) {
@@ -156,6 +159,17 @@ const Place& World::place() const { return state_->place; }
 at::Device World::device() const { return state_->device; }
 
 std::unique_ptr<Comm> World::make(const std::vector<int>& ranks, const std::string& name) {
+  return connect(ranks, name, /*aside=*/false);
+}
+
+std::unique_ptr<Comm> World::control() {
+  std::vector<int> all(static_cast<size_t>(world()));
+  std::iota(all.begin(), all.end(), 0);
+  return connect(all, "control", /*aside=*/true);
+}
+
+std::unique_ptr<Comm> World::connect(const std::vector<int>& ranks, const std::string& name,
+                                     bool aside) {
   State& s = *state_;
   const auto mine = std::find(ranks.begin(), ranks.end(), rank());
   TORCH_CHECK(mine != ranks.end() && std::is_sorted(ranks.begin(), ranks.end()), "make: group ",
@@ -165,11 +179,13 @@ std::unique_ptr<Comm> World::make(const std::vector<int>& ranks, const std::stri
       "group/" + std::to_string(++s.groups) + "/" + std::to_string(ranks.front());
   Transports transports;
   transports.compare_cuda = s.options.compare_cuda;
+  transports.aside = aside;
   try {
-    transports.cpu = gloo(place, *s.store, prefix + "/gloo",
-                          {.timeout = s.options.timeout, .one_host = s.one_host});
+    transports.cpu =
+        gloo(place, *s.store, prefix + "/gloo",
+             {.timeout = s.options.timeout * (aside ? kPatience : 1), .one_host = s.one_host});
 #ifdef CONCLAVE_CUDA
-    if (device().is_cuda())
+    if (device().is_cuda() && !aside)
       transports.cuda = nccl(place, *s.store, prefix + "/nccl", s.options.timeout);
 #endif
   } catch (const std::exception& e) {

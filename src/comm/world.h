@@ -36,6 +36,12 @@ class World final : public CommFactory {
   void use_device(at::Device device);
   std::unique_ptr<Comm> make(const std::vector<int>& ranks, const std::string& name) override;
 
+  // Collective: all ranks, tensors on the CPU alone, for a thread beside the main one: its calls
+  // and the main thread's groups' do not wait for each other. For work that ranks do at their own
+  // pace, like writing files: a call waits ten times as long for the others. One that fails there
+  // ends the process (comm/watch.h).
+  std::unique_ptr<Comm> control();
+
   // Collective: throws ConfigError on every rank unless `text` is the same on all. The message
   // names the first rank that differs from rank 0 and the first line in which it does.
   void require_same(const std::string& what, const std::string& text);
@@ -55,6 +61,7 @@ class World final : public CommFactory {
 
  private:
   void meet();
+  std::unique_ptr<Comm> connect(const std::vector<int>& ranks, const std::string& name, bool aside);
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -3,7 +3,6 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <set>
 #include <vector>
@@ -14,18 +13,10 @@
 #include "parallel/dry_step.h"
 #include "recipes/dry_run.h"
 #include "recipes/model_io.h"
+#include "recipes/shape.h"
 
 namespace conclave::recipes {
 namespace {
-
-// Rows that each rank of an ep group gets from another in the mean, where experts are chosen
-// uniformly: tokens times the chance that one of top_k distinct experts is the rank's.
-int64_t rows_each(int64_t tokens, int64_t experts, int64_t top_k, int64_t ranks) {
-  double none = 1;
-  for (int64_t j = 0; j < top_k; ++j)
-    none *= static_cast<double>(experts - experts / ranks - j) / static_cast<double>(experts - j);
-  return static_cast<int64_t>(std::ceil(static_cast<double>(tokens) * (1 - std::max(none, 0.0))));
-}
 
 // layers.12.experts → layers.*.experts
 std::string kind_of(const std::string& unit) {
@@ -39,6 +30,7 @@ std::string kind_of(const std::string& unit) {
 }
 
 void count(parallel::Units& units, DryRanks& rank) {
+  rank.gathered = units.gathered_bytes();
   for (const auto& s : units.shards()) {
     const auto bytes = [](const at::Tensor& t) { return static_cast<int64_t>(t.nbytes()); };
     const bool experts = s.unit->name().ends_with(".experts");
@@ -48,10 +40,8 @@ void count(parallel::Units& units, DryRanks& rank) {
     const int64_t whole = s.unit->layout().padded(s.over->size());
     rank.gradients += bytes(s.grad);
     rank.moments += 2 * bytes(s.grad) + (element == 2 ? 2 : 0) * s.range.size();
-    if (s.over->size() > 1) {
-      rank.gathered += element * whole;
+    if (s.over->size() > 1)
       rank.whole_gradients += static_cast<int64_t>(s.grad.element_size()) * whole;
-    }
     const DryUnits unit{kind_of(s.unit->name()), 1, whole, experts ? "ep_shard" : "dp_shard",
                         s.over->size()};
     const auto same = std::find_if(rank.units.begin(), rank.units.end(), [&](const DryUnits& u) {
@@ -76,23 +66,29 @@ DryRanks run_dry(const PretrainConfig& c, const ModelChoice& choice, const comm:
                               .places = choice.places,
                               .mtp = choice.mtp_weight != 0,
                               .ranks = &factory,
-                              .layout = layout});
+                              .layout = layout,
+                              .release_weights = c.parallel.weights == "release"});
   count(*m.units, out);
   const int64_t rows = std::max<int64_t>(c.batch.rows / layout.world(), 1),
                 at_once = rows_at_once(c, layout.world()), tokens = at_once * c.data.seq_len;
-  int64_t each = 0;
-  for (const auto& layer : m.decoder->layers)
-    if (layer.facts.experts > 0) {
-      each = rows_each(tokens, layer.facts.experts, layer.facts.top_k, layout.ep);
-      out.experts = layer.facts.experts;
-    }
-  comm::DryDispatcher dispatcher(*m.groups.ep, each);
+  const comm::LoadFacts facts = load_facts(shape_of(*m.decoder), tokens, layout.ep);
+  out.experts = facts.experts;
+  if (c.parallel.capacity) {
+    comm::CapacityState begin;
+    comm::CapacityRule(facts, *c.parallel.capacity).begin(begin);
+    out.capacity = begin.now;
+  }
+  comm::DryDispatcher dispatcher(
+      *m.groups.ep, out.capacity ? out.capacity->peer_rows : comm::even_load(facts).peer_rows,
+      out.capacity.has_value());
   parallel::RunOptions run;
   run.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   run.mtp_weight = choice.mtp_weight;
-  parallel::dry_step(
-      *m.decoder, *m.units, dispatcher,
-      {.tokens = tokens, .micro_batches = (rows + at_once - 1) / at_once, .run = run});
+  parallel::dry_step(*m.decoder, *m.units, dispatcher,
+                     {.tokens = tokens,
+                      .micro_batches = (rows + at_once - 1) / at_once,
+                      .run = run,
+                      .capacity = out.capacity.has_value()});
   return out;
 }
 

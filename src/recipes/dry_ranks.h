@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/config.h"
+#include "comm/capacity.h"
 #include "comm/dry.h"
 #include "plan/memory.h"
 #include "plan/rank_picture.h"
@@ -27,9 +28,10 @@ struct DryUnits {                   // units of one kind
 
 struct DryRanks {
   comm::RankLayout layout;
-  std::vector<DryUnits> units;  // in the order in which they come first
-  int64_t experts = 0;          // of a layer
-  comm::Ledger ledger;          // of a step of any rank
+  std::vector<DryUnits> units;             // in the order in which they come first
+  int64_t experts = 0;                     // of a layer
+  comm::Ledger ledger;                     // of a step of any rank
+  std::optional<comm::Capacity> capacity;  // where the config has one: what it begins with
   // Bytes that stay on a rank, the same on each: weights, gradients, and of those that are cut the
   // gathered weights and whole gradients; AdamW's moments and low bits.
   int64_t dense_weights = 0, expert_weights = 0;

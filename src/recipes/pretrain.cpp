@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/stop.h"
 #include "base/text.h"
+#include "checkpoint/rank_files.h"
 #include "comm/call_times.h"
 #include "optim/adamw.h"
 #include "recipes/device.h"
@@ -31,7 +32,8 @@ namespace {
 // The checkpoint to go on from, or "".
 std::string resume_from(const PretrainConfig& c, const ConfigSource& source) {
   if (c.resume != "auto" && c.resume != "never") {
-    if (!path_exists(c.resume + "/train_state.safetensors"))
+    if (!path_exists(c.resume + "/train_state.safetensors") &&
+        !checkpoint::has_rank_files(c.resume))
       throw source.error("resume", "expected auto, never or a checkpoint's folder; there is no " +
                                        c.resume + "/train_state.safetensors");
     const std::string damage = checkpoint::find_damage(c.resume, checkpoint::Verify::checksums);
@@ -78,6 +80,10 @@ comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
                "%lld is; got %lld",
                facts.world, static_cast<long long>((c.batch.rows / facts.world + 1) * facts.world),
                static_cast<long long>(c.batch.rows)));
+  for (const char* key :
+       {"parallel.weights", "parallel.overlap", "parallel.at_once", "checkpoint.layout"})
+    if (!world && source.is_set(key))
+      throw source.error(key, "has no effect with one rank; leave it out");
   if (world && c.cuda_graph)
     throw source.error("cuda_graph", "is for one rank; leave it out with several");
   return layout;
@@ -104,11 +110,15 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
       choose_device(c.device, source.location("device"), dtype);
   if (c.cuda_graph && !device.is_cuda())
     throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
+  if (source.is_set("parallel.overlap") && !device.is_cuda())
+    throw source.error("parallel.overlap", "has no effect on the CPU; leave it out");
   if (dry_run) return print_dry_run(c, choice, device, config_path, svg);
 
   install_stop_handlers();
   options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options), world);
-  options.dispatcher = c.parallel.dispatcher;
+  options.dispatcher = c.parallel.dispatcher + (c.parallel.capacity ? "_capacity" : "");
+  options.release_weights = c.parallel.weights == "release";
+  options.overlap = c.parallel.overlap;
   comm::CallTimes calls;
   std::optional<comm::TimedFactory> timed;
   if (world) {
@@ -155,17 +165,26 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                     device.is_cuda() ? " of the GPU" : "",
                     human_bytes(static_cast<double>(memory.total())).c_str(),
                     human_bytes(static_cast<double>(free_memory(device))).c_str()));
-  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last),
-                               world ? m.groups.world.get() : nullptr);
+  const auto control = world ? world->control() : nullptr;  // of the threads that save
+  checkpoint::RunFolder folder(c.output, static_cast<int>(c.checkpoint.keep_last), control.get(),
+                               c.checkpoint.layout == "per_rank" ? checkpoint::Layout::per_rank
+                                                                 : checkpoint::Layout::shared);
   const auto companions = checkpoint::read_companion_files(choice.tokenizer_folder);
   train::LoopConfig loop{.steps = c.steps,
                          .rows = c.batch.rows,
                          .micro_rows = c.batch.micro_rows,
                          .clip_norm = c.clip_norm,
+                         .max_skipped = c.max_skipped,
                          .bias_rate = c.model.bias_update_rate.value_or(0.001),
                          .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.cuda_graph = c.cuda_graph;
+  if (c.parallel.capacity) {
+    const int64_t at_once = std::min(c.batch.micro_rows, c.batch.rows / options.layout.world());
+    loop.capacity = comm::CapacityRule(
+        load_facts(shape, at_once * c.data.seq_len, options.layout.ep), *c.parallel.capacity);
+  }
+  loop.at_once = static_cast<int>(c.parallel.at_once);
   std::optional<GpuFigures> gpu;
   if (device.is_cuda()) {
     gpu.emplace(device, shape, c.data.seq_len);

@@ -83,9 +83,16 @@ struct ValidationSection {
 struct CheckpointSection {
   int64_t every = 500;
   int64_t keep_last = 2;
+  std::string layout = "shared";
   void fields(auto& f) {
     f("every", every, "steps between checkpoints; 0: at the end only", not_negative);
     f("keep_last", keep_last, "how many of the newest to keep, beside the best", at_least(1));
+    f("layout", layout,
+      "of several ranks: shared, all write into the files of one model folder; per_rank, each into "
+      "a file of its own, for stores that cannot write into the middle of one (conclave merge "
+      "joins "
+      "them)",
+      one_of({"shared", "per_rank"}));
   }
 };
 
@@ -108,6 +115,7 @@ struct PretrainConfig {
   std::string dtype = "fp32";
   int64_t steps = 1000;
   double clip_norm = 1;
+  int64_t max_skipped = 10;
   ModelSection model;
   DataSection data;
   BatchSection batch;
@@ -135,6 +143,11 @@ struct PretrainConfig {
       one_of({"fp32", "bf16", "fp64"}));
     f("steps", steps, "optimizer steps", at_least(1));
     f("clip_norm", clip_norm, "largest global norm of the gradient; 0: no clipping", not_negative);
+    f("max_skipped", max_skipped,
+      "steps in a row that may be skipped because the loss or a gradient is not finite; one more "
+      "is "
+      "an error",
+      not_negative);
     f("model", model, "what is trained");
     f("data", data, "on what");
     f("batch", batch, "how much at a time");

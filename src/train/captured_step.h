@@ -34,7 +34,7 @@ class CapturedStep {
   Recording recording_;
   std::optional<StepBatches> inputs_;  // whose tensors the recording reads
   at::Tensor lr_;                      // [1] fp64, likewise
-  at::Tensor figures_;                 // [6] fp64, which it writes
+  at::Tensor figures_;                 // [8] fp64, which it writes
   int64_t runs_ = 0, replayed_ = 0;
 };
 

@@ -12,6 +12,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/error.h"
 #include "base/fault.h"
 #include "base/human.h"
 #include "base/log.h"
@@ -37,10 +38,12 @@ class Loop {
         state_(state),
         ranks_(parts.units.comm()),
         rows_(config.rows / ranks_.size()),
+        micro_rows_(std::min(config.micro_rows, rows_)),
         options_{.clip_norm = config.clip_norm,
                  .recompute = config.recompute,
                  .bias_rate = config.bias_rate,
-                 .mtp_weight = config.mtp_weight},
+                 .mtp_weight = config.mtp_weight,
+                 .at_once = config.at_once},
         capacity_(parts.dispatcher, ranks_, config.capacity, state.capacity),
         saved_step_(state.step) {
     TORCH_CHECK(rows_ * ranks_.size() == config.rows, "loop: expected rows of a multiple of ",
@@ -81,24 +84,31 @@ class Loop {
     std::optional<comm::CallTimes::Round> calls;
   };
   int64_t in_flight() const { return launched_ ? 1 : 0; }
-  // All ranks stop at the same step: when one of them was asked to. By the way they tell how long
-  // their last finished step was, and their calls in it.
+  // All ranks stop at the same step: when one of them was asked to, or when a save has failed,
+  // which it does on all of them. By the way they tell how long their last finished step was, and
+  // their calls in it.
   bool is_stopped() {
-    if (ranks_.size() == 1) return stop_requested();
-    const at::Tensor mine = at::tensor({stop_requested() ? 1.0 : 0.0, seconds_, in_calls_},
+    if (ranks_.size() == 1) {
+      if (writer_.failed()) writer_.finish();
+      return stop_requested();
+    }
+    const at::Tensor mine = at::tensor({stop_requested() ? 1.0 : 0.0, writer_.failed() ? 1.0 : 0.0,
+                                        seconds_, in_calls_},
                                        at::kDouble),
-                     all = at::empty({ranks_.size(), 3}, at::kDouble);
+                     all = at::empty({ranks_.size(), mine.numel()}, at::kDouble);
     ranks_.all_gather(all, mine);
     const double* told = all.const_data_ptr<double>();
-    bool stopped = false;
+    bool stopped = false, failed = false;
     double longest = 0;
     std::vector<double> in_calls;
-    for (int r = 0; r < ranks_.size(); ++r, told += 3) {
+    for (int r = 0; r < ranks_.size(); ++r, told += mine.numel()) {
       stopped = stopped || told[0] != 0;
-      longest = std::max(longest, told[1]);
-      in_calls.push_back(told[2]);
+      failed = failed || told[1] != 0;
+      longest = std::max(longest, told[2]);
+      in_calls.push_back(told[3]);
     }
     if (longest > 0) slowest_.add(in_calls, longest);
+    if (failed) writer_.finish();
     return stopped;
   }
   static bool due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
@@ -108,8 +118,8 @@ class Loop {
     const int64_t first =
         state_.sample + in_flight() * config_.rows + ranks_.rank() * rows_;  // of this rank's
     std::vector<parallel::Batch> batches;
-    for (int64_t done = 0; done < rows_; done += config_.micro_rows) {
-      const int64_t count = std::min(config_.micro_rows, rows_ - done);
+    for (int64_t done = 0; done < rows_; done += micro_rows_) {
+      const int64_t count = std::min(micro_rows_, rows_ - done);
       batches.push_back(make_batch(parts_.train.batch(parts_.sampler.rows(first + done, count))));
     }
     options_.lr = config_.lr(state_.step + in_flight() + 1);
@@ -148,19 +158,32 @@ class Loop {
     if (launched.calls) in_calls_ = launched.calls->seconds(), seconds_ = r.seconds;
     state_.step += 1;
     state_.sample += config_.rows;
-    if (r.skipped) {
-      state_.skipped += 1;
-      log_warn(format(
-          "step %lld: the loss or a gradient is not finite; the step is skipped (%lld so far)",
-          static_cast<long long>(state_.step), static_cast<long long>(state_.skipped)));
-    } else {
-      state_.tokens += r.scored;
-    }
+    if (r.skipped)
+      skip(r);
+    else
+      state_.tokens += r.scored, in_a_row_ = 0;
     result_.tokens += r.scored;
     result_.last_loss = r.loss;
     note(r, launched);
     capacity_.follow(r.load, state_.step);
     return true;
+  }
+
+  // All ranks know the same of the step, so all go on or none.
+  void skip(const StepResult& r) {
+    state_.skipped += 1;
+    std::string what = format("step %lld: the loss or a gradient is not finite",
+                              static_cast<long long>(state_.step));
+    if (r.odd_ranks == 1) what += format(", on rank %d", r.odd_rank);
+    if (r.odd_ranks > 1) what += format(", on %d of %d ranks", r.odd_ranks, ranks_.size());
+    if (++in_a_row_ > config_.max_skipped)
+      throw RunError(what + format(", as in the %lld steps before it; max_skipped allows %lld in a "
+                                   "row. The checkpoints are as they were: look at optimizer.lr, "
+                                   "clip_norm and the rows of these steps",
+                                   static_cast<long long>(in_a_row_ - 1),
+                                   static_cast<long long>(config_.max_skipped)));
+    log_warn(what +
+             format("; the step is skipped (%lld so far)", static_cast<long long>(state_.skipped)));
   }
 
   void note(const StepResult& r, const Launched& launched) {
@@ -196,7 +219,7 @@ class Loop {
   }
 
   void run_validation() {
-    result_.last_validation = validate(parts_, capacity_, config_.micro_rows);
+    result_.last_validation = validate(parts_, capacity_, micro_rows_);
     line_["validation_loss"] = result_.last_validation;
     status_.finish(format("step %lld  validation loss %.4f", static_cast<long long>(state_.step),
                           result_.last_validation));
@@ -207,7 +230,7 @@ class Loop {
     parts_.folder.retire_old(state_.step);
     if (metrics_) result_.last_loss = metrics_->loss_before().value_or(0);
     if (parts_.validation && !result_.stopped)
-      result_.last_validation = validate(parts_, capacity_, config_.micro_rows);
+      result_.last_validation = validate(parts_, capacity_, micro_rows_);
   }
 
   void save() {
@@ -216,7 +239,7 @@ class Loop {
                       result_.last_validation < state_.best_validation;
     if (best) state_.best_validation = result_.last_validation;
     saved_step_ = state_.step;
-    if (ranks_.size() > 1) return save_shared(best);
+    if (ranks_.size() > 1) return save_shared(state_.step, best);
     checkpoint::FolderContents contents = contents_of(parts_.units, parts_.optimizer, state_);
     parts_.complete(contents);
     writer_.submit(std::move(contents),
@@ -225,22 +248,24 @@ class Loop {
                    });
   }
 
-  // By all ranks at once, which wait for it: they agree on each step of a save.
-  void save_shared(bool best) {
+  // By all ranks at once, each with a thread.
+  void save_shared(int64_t step, bool best) {
     checkpoint::FolderContents beside;
     parts_.complete(beside);
     checkpoint::SharedContents contents =
         shared_contents_of(parts_.units, parts_.optimizer, state_);
     contents.config_json = std::move(beside.config_json);
     contents.files = std::move(beside.files);
-    parts_.folder.save(state_.step, contents, best);
+    writer_.submit(std::move(contents), [this, step, best](const checkpoint::SharedContents& c) {
+      parts_.folder.save(step, c, best);
+    });
   }
 
   const LoopConfig& config_;
   Parts& parts_;
   TrainState& state_;
   comm::Comm& ranks_;
-  const int64_t rows_;                 // of a step on this rank
+  const int64_t rows_, micro_rows_;    // of a step on this rank, and at once
   std::optional<MetricsLog> metrics_;  // on rank 0
   checkpoint::BackgroundWriter writer_;
   StatusLine status_;
@@ -252,6 +277,7 @@ class Loop {
   std::optional<Launched> launched_;
   Timer timer_;
   double rate_ = 0;                    // tokens a second, smoothed
+  int64_t in_a_row_ = 0;               // steps skipped up to now
   double seconds_ = 0, in_calls_ = 0;  // of the last step that is finished
   SlowestRank slowest_;
   int64_t saved_step_;

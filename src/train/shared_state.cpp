@@ -21,11 +21,10 @@ void add_unit(parallel::Units& units, const parallel::Shard& s, const at::Tensor
     out.push_back({t.name + suffix, flat.scalar_type(), t.shape, t.transposed});
   }
   if (!is_writer(units, s)) return;
-  const at::Tensor host = flat.cpu();
   for (auto [index, part] : layout.pieces_in(s.range)) {
     const comm::Piece& piece = layout.pieces[static_cast<size_t>(index)];
     TensorPart& to = out[place.at(piece.name)];
-    to.data = host.narrow(0, part.begin - s.range.begin, part.size());
+    to.data = flat.narrow(0, part.begin - s.range.begin, part.size());
     to.first = piece.first + part.begin - piece.at.begin;
   }
 }

@@ -6,7 +6,7 @@
 
 namespace conclave::train {
 
-// The same folder as contents_of of one rank that held everything; what lies on a GPU is copied.
+// The same folder as contents_of of one rank that held everything. Without a copy.
 checkpoint::SharedContents shared_contents_of(parallel::Units& units, optim::AdamW& optimizer,
                                               const TrainState& state);
 

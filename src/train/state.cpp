@@ -3,8 +3,10 @@
 #include <ATen/ops/full.h>
 
 #include <bit>
+#include <optional>
 
 #include "base/error.h"
+#include "checkpoint/rank_files.h"
 #include "checkpoint/stored.h"
 
 namespace conclave::train {
@@ -137,8 +139,15 @@ checkpoint::FolderContents contents_of(parallel::Units& units, optim::AdamW& opt
 }
 
 TrainState restore(const std::string& folder, parallel::Units& units, optim::AdamW& optimizer) {
-  load_weights(checkpoint::HfFolder(folder), units,
-               [&](size_t i) { return units.shards()[i].weights; });
+  std::optional<checkpoint::RankFiles> by_rank;
+  if (checkpoint::has_rank_files(folder)) by_rank.emplace(folder);
+  const OfShard weights = [&](size_t i) { return units.shards()[i].weights; };
+  if (by_rank) {
+    checkpoint::load_tensors(*by_rank, "", load_targets(units, weights));
+    units.weights_changed();
+  } else {
+    load_weights(checkpoint::HfFolder(folder), units, weights);
+  }
   std::vector<checkpoint::LoadTarget> targets;
   std::vector<std::string> others;  // other ranks hold parts
   auto add = [&](const OfShard& of, const char* suffix) {
@@ -149,10 +158,14 @@ TrainState restore(const std::string& folder, parallel::Units& units, optim::Ada
   add([&](size_t i) { return optimizer.m(i); }, ".m");
   add([&](size_t i) { return optimizer.v(i); }, ".v");
   add([&](size_t i) { return optimizer.lo(i); }, ".lo");
-  checkpoint::load_tensors(checkpoint::SafetensorsFile(folder + "/optimizer.safetensors"), targets,
-                           others);
+  if (by_rank)
+    checkpoint::load_tensors(*by_rank, "optimizer.safetensors", targets);
+  else
+    checkpoint::load_tensors(checkpoint::SafetensorsFile(folder + "/optimizer.safetensors"),
+                             targets, others);
   const std::string file = folder + "/train_state.safetensors";
-  const auto numbers = checkpoint::read_tensors(file);
+  const auto numbers =
+      by_rank ? by_rank->read("train_state.safetensors") : checkpoint::read_tensors(file);
   TrainState state;
   const auto read = [&](const char* name, auto& number) {
     using T = std::decay_t<decltype(number)>;

@@ -15,9 +15,11 @@
 #include <cmath>
 #include <limits>
 
+#include "base/fault.h"
 #include "comm/dispatch_capacity.h"
 #include "nn/router.h"
 #include "optim/clip.h"
+#include "parallel/together.h"
 
 namespace conclave::train {
 namespace {
@@ -42,6 +44,13 @@ int64_t count_scored(const at::Tensor& labels) {
 // Adds a micro-batch's part, where there is one, to a sum [1] fp64.
 void add_to(at::Tensor& sum, const at::Tensor& part) {
   if (part.defined()) sum.add_(part.view({1}));
+}
+
+// `odd` [2]: whether this rank's loss is not finite, and its number if so.
+void tell_odd(const at::Tensor& loss, int rank, at::Tensor odd) {
+  const at::Tensor is_odd = loss.isfinite().logical_not();
+  odd.narrow(0, 0, 1).copy_(is_odd);
+  odd.narrow(0, 1, 1).copy_(is_odd).mul_(rank);
 }
 
 // Adds this micro-batch's pairs to the sums by layer.
@@ -102,6 +111,8 @@ enum Figure : size_t {
   kGradNorm,
   kScale,
   kMaxLoad,
+  kOdd,
+  kOddRank,
   kLeftOut,
   kPeerRows,
   kExpertRows
@@ -123,39 +134,63 @@ StepBatches on_units(parallel::Units& units, std::vector<parallel::Batch> batche
 }
 
 Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
-                     StepBatches step, const std::set<std::string>& recompute, double mtp_weight) {
+                     StepBatches step, const std::set<std::string>& recompute, double mtp_weight,
+                     int at_once) {
   parallel::RunOptions run{.training = true, .recompute = recompute};
   run.loss_seed = 1 / static_cast<double>(std::max<int64_t>(step.scored, 1));
   run.mtp_weight = mtp_weight;
 
   units.zero_grads();
-  // Of loss, aux, mtp_loss and mtp_scored: beside each other, so that ranks add them up at once.
-  // With a capacity there is a place for the load on each rank behind them.
+  // Of loss, aux, mtp_loss, mtp_scored and the odd ranks: beside each other, so that ranks add them
+  // up at once. With a capacity there is a place for the load on each rank behind them.
   comm::CapacityDispatcher* fixed = dispatcher.with_capacity();
   const int64_t ranks = units.comm().size(), loads = fixed ? 2 * ranks : 0;
   at::Tensor sums =
-      at::zeros({4 + loads}, at::TensorOptions().dtype(at::kDouble).device(units.device()));
+      at::zeros({6 + loads}, at::TensorOptions().dtype(at::kDouble).device(units.device()));
   Gradients g{.loss_sum = sums.narrow(0, 0, 1),
               .mtp_loss_sum = sums.narrow(0, 2, 1),
               .mtp_scored = sums.narrow(0, 3, 1),
-              .aux = sums.narrow(0, 1, 1)};
+              .aux = sums.narrow(0, 1, 1),
+              .odd = sums.narrow(0, 4, 2)};
+  const bool poisoned = nan_point("train.accumulate");
+  if (poisoned) run.loss_seed = std::numeric_limits<double>::quiet_NaN();
   g.loads.resize(decoder.layers.size() + (mtp_weight != 0 ? decoder.mtp.size() : 0));
-  for (auto& b : step.batches) {
+  const size_t count = step.batches.size();
+  const auto micro_batch = [&](size_t i) {
+    parallel::Batch& b = step.batches[i];
     b.rows.aux_seed = 1 / static_cast<double>(step.rows);
     b.rows.token_seed = 1 / static_cast<double>(step.tokens);
-    parallel::MicroBatch batch(decoder, units, dispatcher, std::move(b), run);
-    batch.forward();
+    run.last = i + 1 == count;
+    return std::make_unique<parallel::MicroBatch>(decoder, units, dispatcher, std::move(b), run);
+  };
+  const auto add = [&](const parallel::MicroBatch& batch) {
     add_to(g.loss_sum, batch.loss_sum());
     add_to(g.mtp_loss_sum, batch.mtp_loss_sum());
     if (mtp_weight != 0) add_to(g.mtp_scored, batch.mtp_scored());
     add_to(g.aux, batch.aux());
     add_loads(g.loads, decoder, batch);
-    batch.backward();
+  };
+  for (size_t i = 0; i < count; ++i) {
+    const auto batch = micro_batch(i);
+    if (at_once == 2 && i + 1 < count) {
+      const auto other = micro_batch(++i);
+      parallel::forward_together(*batch, *other);
+      add(*batch), add(*other);
+      parallel::backward_together(*batch, *other);
+    } else {
+      batch->forward();
+      add(*batch);
+      batch->backward();
+    }
   }
+  if (poisoned) g.loss_sum.fill_(run.loss_seed);
   units.reduce_grads();
-  if (fixed) sums.narrow(0, 4 + 2 * units.comm().rank(), 2).copy_(fixed->take_load());
-  if (ranks > 1) units.comm().all_reduce(sums);
-  if (fixed) g.load = sums.narrow(0, 4, loads).view({ranks, 2}).amax(0);
+  if (fixed) sums.narrow(0, 6 + 2 * units.comm().rank(), 2).copy_(fixed->take_load());
+  if (ranks > 1) {
+    tell_odd(at::add(g.loss_sum, g.mtp_loss_sum), units.comm().rank(), g.odd);
+    units.comm().all_reduce(sums);
+  }
+  if (fixed) g.load = sums.narrow(0, 6, loads).view({ranks, 2}).amax(0);
   sum_loads_over_ranks(units.comm(), g.loads);
   g.max_load = max_load(g.loads, g.loss_sum);
   g.scored = step.scored;
@@ -166,7 +201,7 @@ at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispa
                        optim::AdamW& optimizer, StepBatches batches, const at::Tensor& lr,
                        const StepOptions& options) {
   const Gradients g = accumulate(decoder, units, dispatcher, std::move(batches), options.recompute,
-                                 options.mtp_weight);
+                                 options.mtp_weight, options.at_once);
   const at::Tensor loss = g.loss_sum.div(static_cast<double>(std::max<int64_t>(g.scored, 1))),
                    mtp_loss = g.mtp_loss_sum.div(g.mtp_scored.clamp_min(1)),
                    squares = units.squared_gradient_norm();
@@ -187,6 +222,8 @@ at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispa
   figures[kGradNorm] = squares.sqrt();
   figures[kScale] = scale;
   figures[kMaxLoad] = g.max_load;
+  figures[kOdd] = g.odd;  // two
+  figures.erase(figures.begin() + kOddRank);
   if (g.load.defined()) figures.insert(figures.end(), {left_out, g.load});
   return at::cat(figures);
 }
@@ -222,6 +259,8 @@ StepResult StepFigures::wait() const {
                .scored = scored_,
                .skipped = !std::isfinite(n[kScale]),
                .max_load = n[kMaxLoad],
+               .odd_ranks = static_cast<int>(n[kOdd]),
+               .odd_rank = static_cast<int>(n[kOddRank]),
                .seconds = seconds};
   if (host_.numel() == kLeftOut) return r;
   r.left_out = n[kLeftOut] > 0;

@@ -30,6 +30,8 @@ struct Gradients {
   // same of multi-token prediction and how many its modules score, the routers' losses of all
   // layers with coefficients.
   at::Tensor loss_sum, mtp_loss_sum, mtp_scored, aux;
+  // [2] fp64: of how many ranks the own part of the loss is not finite, Σ of their numbers.
+  at::Tensor odd;
   at::Tensor max_load;  // [1] fp64: StepResult::max_load
   at::Tensor load;      // [2] fp64: StepResult::load; undefined where no capacity is to hold it
   int64_t scored = 0;
@@ -41,15 +43,17 @@ struct Gradients {
 // Zeroes the gradients, then runs forward and backward of each micro-batch of this rank's part of
 // the global batch, and sums the gradients over ranks into the shards. Seeds are set here: 1 /
 // scored tokens, and for the routers' losses 1 / rows and 1 / tokens, all of the global batch, so
-// it does not matter how that is cut. Collective.
+// it does not matter how that is cut. `at_once`: 2 micro-batches run together
+// (parallel/together.h), or 1. Collective.
 Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
                      StepBatches batches, const std::set<std::string>& recompute,
-                     double mtp_weight = 0);
+                     double mtp_weight = 0, int at_once = 1);
 inline Gradients accumulate(nn::Decoder& decoder, parallel::Units& units,
                             comm::Dispatcher& dispatcher, std::vector<parallel::Batch> batches,
-                            const std::set<std::string>& recompute, double mtp_weight = 0) {
+                            const std::set<std::string>& recompute, double mtp_weight = 0,
+                            int at_once = 1) {
   return accumulate(decoder, units, dispatcher, on_units(units, std::move(batches)), recompute,
-                    mtp_weight);
+                    mtp_weight, at_once);
 }
 
 struct StepOptions {
@@ -58,6 +62,7 @@ struct StepOptions {
   std::set<std::string> recompute;  // tensor classes
   double bias_rate = 0;             // of the routers' correction biases; 0: they stay as they are
   double mtp_weight = 0;            // of multi-token prediction's loss; 0: its modules do not run
+  int at_once = 1;                  // micro-batches
 };
 
 struct StepResult {
@@ -70,6 +75,9 @@ struct StepResult {
   bool skipped = false;  // a loss or gradient was not finite: weights, moments, the optimizer's
                          // count of steps and correction biases are as before
   double max_load = 0;   // largest share of an expert in any layer, as a multiple of the mean
+  // Of several ranks: how many had a loss that is not finite on their own rows, and which one if it
+  // was one.
+  int odd_ranks = 0, odd_rank = 0;
   // Of a dispatcher with capacity: the highest load of any layer, micro-batch and rank. Where rows
   // found no room, in this step or in one since the capacity was cleared, it changed nothing, as a
   // skipped one, and is to be run again.
@@ -109,7 +117,7 @@ class StepFigures {
 // accumulate, clip, and one update of the optimizer over this rank's shards, then of the correction
 // biases: + bias_rate where an expert had fewer than the mean of the global batch, − where more.
 // `lr` [1] fp64 on the units' device; that of the options is not looked at. Does not wait for the
-// device. Returns the figures there, [6] fp64, with a capacity [9]. Collective.
+// device. Returns the figures there, [8] fp64, with a capacity [11]. Collective.
 at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
                        optim::AdamW& optimizer, StepBatches batches, const at::Tensor& lr,
                        const StepOptions& options);

@@ -75,5 +75,20 @@ TEST(FaultPoint, SlowsEachPassage) {
   ::unsetenv("CONCLAVE_DELAY_AT");
 }
 
+TEST(NanPoint, AtOnePassageOrFromOneOn) {
+  const auto passages = [](const char* variable, const char* value) {
+    ::setenv(variable, value, 1);
+    std::string which;
+    for (int i = 1; i <= 4; ++i)
+      if (nan_point("loss")) which += std::to_string(i);
+    ::unsetenv(variable);
+    return which;
+  };
+  EXPECT_EQ(passages("CONCLAVE_NAN_AT", "loss:2"), "2");
+  EXPECT_EQ(passages("CONCLAVE_NAN_FROM", "loss:3"), "34");
+  EXPECT_EQ(passages("CONCLAVE_NAN_FROM", "los:1"), "");
+  EXPECT_EQ(passages("CONCLAVE_NAN_AT", "loss:6"), "2");  // counted on
+}
+
 }  // namespace
 }  // namespace conclave

@@ -3,7 +3,9 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <thread>
 
+#include "checkpoint/parts.h"
 #include "checkpoint/run_folder.h"
 #include "checkpoint/testing.h"
 
@@ -85,6 +87,47 @@ TEST(BackgroundWriter, TensorsThatAreNotContiguousAreWrittenAsTheyRead) {
                 [&](const FolderContents& contents) { got = contents.tensors[0].data.clone(); });
   writer.finish();
   expect_same(got, x.t().contiguous());
+}
+
+// Each rank's thread writes what the rank held at submit; none of the main threads waits.
+TEST(BackgroundWriter, RanksWriteTogether) {
+  TempFolder dir;
+  save_folder(dir / "want", by_one(1000));
+  comm::run_threads(3, [&](comm::Comm& ranks) {
+    SharedContents contents = by_rank(ranks.rank(), 3, 1000, 1);
+    for (TensorPart& part : contents.tensors)
+      if (part.data.defined()) part.data = part.data.clone();
+    std::vector<at::Tensor> held;
+    for (const TensorPart& part : contents.tensors) held.push_back(part.data);
+    BackgroundWriter writer;
+    Gate gate;
+    writer.submit(std::move(contents), [&](const SharedContents& c) {
+      gate.wait();
+      save_folder(dir / "got", c, ranks);
+    });
+    EXPECT_TRUE(writer.busy());
+    for (const at::Tensor& x : held)
+      if (x.defined()) std::memset(x.data_ptr(), 0, x.nbytes());
+    gate.open();
+    writer.finish();
+  });
+  EXPECT_EQ(files_of(dir / "got"), files_of(dir / "want"));
+}
+
+TEST(BackgroundWriter, AnErrorOfOneRankIsThatOfAll) {
+  TempFolder dir;
+  comm::run_threads(3, [&](comm::Comm& ranks) {
+    SharedContents contents = by_rank(ranks.rank(), 3, 1000, 1);
+    if (ranks.rank() == 1) contents.tensors[0].shape = {5, 7};
+    BackgroundWriter writer;
+    writer.submit(std::move(contents),
+                  [&](const SharedContents& c) { save_folder(dir / "a", c, ranks); });
+    while (writer.busy()) std::this_thread::yield();
+    EXPECT_TRUE(writer.failed());
+    EXPECT_CONTAINS(message_of([&] { writer.finish(); }), "rank 1: this rank would save other");
+    EXPECT_FALSE(writer.failed());
+  });
+  EXPECT_FALSE(path_exists(dir / "a"));
 }
 
 TEST(BackgroundWriter, ErrorsComeOutAtTheNextCall) {

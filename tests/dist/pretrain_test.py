@@ -1,7 +1,8 @@
 """`conclave pretrain` on several processes over Gloo against one: the losses of twelve steps, the gradients of the first (the
-optimizer's first moments hold them), each tensor. Also: stopped by Ctrl-C, gone on with another number of ranks, killed.
+optimizer's first moments hold them), each tensor. Also: stopped by Ctrl-C, gone on with another number of ranks, killed, with disks that
+are full, slow or hang, with one file a rank, with NaN.
 
-    pretrain_test.py [--ranks N...] [--launchers launch torchrun mpirun srun] [--only parity|stop|kill|full_disk|restart]
+    pretrain_test.py [--ranks N...] [--launchers launch torchrun mpirun srun] [--only PART]
 
 Exit status 0 or 1; a launcher that is not there is named.
 """
@@ -30,6 +31,7 @@ except ImportError as missing:
 
 TOLERANCE = 1e-5  # of fp32 losses and gradients, relative to a tensor's largest
 SETTINGS = {"steps": 12, "schedule__warmup_steps": 0, "validation__every": 6, "checkpoint__every": 0, "threads": 1}
+PARTS = ["parity", "stop", "kill", "full_disk", "background", "per_rank", "nan", "restart"]
 LAYOUTS = {  # of so many ranks
     2: [{}, {"dp_replicate": 2}, {"ep": 1}],
     4: [{}, {"dp_replicate": 2, "ep": 2}, {"ep": 2, "ep_replicate": 2, "dispatcher": "all_gather"}],
@@ -112,8 +114,9 @@ class Trial:
                         ended = first
                     self.compare(f"{launcher}, {ranks} ranks, {layout or 'as it comes'}", ended, output, output + "-step", f"{ranks} ranks, started by")
 
-    def start(self, ranks, output, **settings):
-        return Started(launch(ranks, *self.command(output, {}, **settings)[1:], logs=self.folder / (output + ".logs"), timeout=15))
+    def start(self, ranks, output, variables=None, timeout=15, **settings):
+        command = launch(ranks, *self.command(output, {}, **settings)[1:], logs=self.folder / (output + ".logs"), timeout=timeout)
+        return Started(command, **(variables or {}))
 
     def wait_for_steps(self, run, output, steps):
         end = time.monotonic() + 120
@@ -163,6 +166,68 @@ class Trial:
         self.tally.check("one rank's disk is full", ended, 1, "rank 1: ", "File too large", within=LIMIT)
         self.tally.check("two ranks go on", self.start(2, "full", steps=10, checkpoint__every=5).end(), 0, "resuming from ")
 
+    def background(self):
+        """Steps go on while a thread of each rank writes; the run ends as one whose disk is quick. A thread that hangs is found."""
+        settings = {"steps": 40, "checkpoint__every": 10}
+        self.tally.check("two ranks, a quick disk", self.start(2, "quick", **settings).end(), 0)
+        run = self.start(2, "slow", {"CONCLAVE_DELAY_AT": "save/after_write:3000", "CONCLAVE_FAULT_RANK": 1}, **settings)
+        during, output = 0, self.folder / "slow"
+        while run.process.poll() is None:
+            before = steps_in(output)
+            if list(output.glob(".step-00000010.tmp-*")):  # it was there when the steps were counted, or came since
+                during = max(during, before)
+            time.sleep(0.01)
+        ended = run.end()
+        if ended.status == 0 and end_of(output) != end_of(self.folder / "quick"):
+            ended.status = "0, but it did not end as the quick one"
+        if ended.status == 0 and during < 15:
+            ended.status = f"0, but only {during} steps were done while step 10 was saved"
+        self.tally.check(f"two ranks, a slow disk: {during} steps were done before step 10 was saved", ended, 0)
+        ended = self.start(2, "hangs", {"CONCLAVE_HANG_AT": "save/after_write", "CONCLAVE_FAULT_RANK": 1}, timeout=2, **settings).end()
+        there = sorted(p.name for p in (self.folder / "hangs").glob("step-*"))
+        if there:
+            ended.status = f"{ended.status}, and the folder holds {there}"
+        self.tally.check("one rank's disk hangs", ended, 1, "waits in `control #", "for rank 1;", within=LIMIT)
+
+    def per_rank(self):
+        """One file a rank: killed, gone on with from these files, merged: the bytes of the shared form."""
+        settings = {"steps": 20, "checkpoint__every": 5}
+        self.tally.check("four ranks, shared files", self.start(4, "shared", **settings, checkpoint__layout="shared").end(), 0)
+        run = self.start(4, "ranks", **settings, checkpoint__layout="per_rank")
+        self.wait_for_steps(run, "ranks", 7)
+        os.kill(run.ranks()[1], signal.SIGKILL)
+        self.tally.check("a file a rank, one is killed", run.end(), 1, "was killed by signal 9", within=LIMIT)
+        ended = self.start(4, "ranks", **settings, checkpoint__layout="per_rank").end()
+        self.tally.check("they go on", ended, 0)
+        latest = self.folder / "ranks/latest"
+        ended = Started([CONCLAVE, "generate", "--model", str(latest), "--prompt", "ba"]).end()
+        self.tally.check("a model in rank files", ended, 1, "conclave merge")
+        ended = Started([CONCLAVE, "merge", str(latest)]).end()
+        if ended.status == 0:
+            got, want = end_of(self.folder / "ranks"), end_of(self.folder / "shared")
+            differ = sorted(k for k in got.keys() | want.keys() if k.startswith("latest/") and got.get(k) != want.get(k))
+            if differ:
+                ended.status = f"0, but {', '.join(differ)} differ"
+        self.tally.check("merged they are the shared files", ended, 0, "is a model folder now")
+        self.tally.check("twice merged", Started([CONCLAVE, "merge", str(latest)]).end(), 1, "found no rank_files.json")
+        ended = Started(self.command("alone", {}, **settings, checkpoint__layout="per_rank")).end()
+        self.tally.check("one rank has no use for it", ended, 2, "checkpoint.layout")
+
+    def nan(self):
+        """A loss that is not a number on one rank: the step is skipped on all; too many in a row end the run, which can go on."""
+        settings = {"steps": 12, "checkpoint__every": 2, "max_skipped": 3}
+        ended = self.start(4, "nan", {"CONCLAVE_NAN_AT": "train.accumulate:5", "CONCLAVE_FAULT_RANK": 1}, **settings).end()
+        if ended.status == 0:
+            skipped = [line["step"] for line in self.lines("nan") if line["skipped"]]
+            count = json.loads((self.folder / "nan/summary.json").read_text())["skipped_steps"]
+            if skipped != [5] or count != 1:
+                ended.status = f"0, but steps {skipped} were skipped, {count} in the summary"
+        self.tally.check("NaN on one of four ranks", ended, 0, "step 5: ", "on rank 1; the step is skipped (1 so far)")
+        ended = self.start(4, "nans", {"CONCLAVE_NAN_FROM": "train.accumulate:5", "CONCLAVE_FAULT_RANK": 1}, **settings).end()
+        self.tally.check("NaN in each step from the fifth on", ended, 1, "step 8: the loss or a gradient is not finite, on rank 1",
+                         "max_skipped allows 3 in a row", within=LIMIT)
+        self.tally.check("four ranks go on without it", self.start(4, "nans", **settings).end(), 0, "resuming from ")
+
     def restart(self):
         """Under torchrun with a restart the run goes on from its last checkpoint, to the bytes of a run that nobody disturbed."""
         ends = {}
@@ -192,21 +257,16 @@ def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--ranks", type=int, nargs="+", default=[4], choices=sorted(LAYOUTS))
     parse.add_argument("--launchers", nargs="+", default=["launch"], choices=["launch", "torchrun", "mpirun", "srun"])
-    parse.add_argument("--only", choices=["parity", "stop", "kill", "full_disk", "restart"])
+    parse.add_argument("--only", choices=PARTS)
     args = parse.parse_args()
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(folder, tally)
         if args.only in (None, "parity"):
             trial.parity(args.ranks, args.launchers)
-        if args.only in (None, "stop"):
-            trial.stop()
-        if args.only in (None, "kill"):
-            trial.kill()
-        if args.only in (None, "full_disk"):
-            trial.full_disk()
-        if args.only in (None, "restart"):
-            trial.restart()
+        for part in PARTS[1:]:
+            if args.only in (None, part):
+                getattr(trial, part)()
     return tally.finish()
 
 

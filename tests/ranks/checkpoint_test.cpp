@@ -5,6 +5,8 @@
 #include <random>
 
 #include "checkpoint/manifest.h"
+#include "checkpoint/merge.h"
+#include "checkpoint/rank_files.h"
 #include "checkpoint/run_folder.h"
 #include "checkpoint/testing.h"
 #include "ranks/parity.h"
@@ -25,11 +27,14 @@ std::map<std::string, std::string> files_of(const fs::path& folder) {
   return files;
 }
 
-void save(Rank& rank, const fs::path& folder, const train::TrainState& state) {
+using Save = void (*)(const fs::path&, const checkpoint::SharedContents&, comm::Comm&);
+
+void save(Rank& rank, const fs::path& folder, const train::TrainState& state,
+          Save how = checkpoint::save_folder) {
   auto contents = train::shared_contents_of(rank.units, *rank.optimizer, state);
   contents.config_json = "{}";
   contents.max_shard_bytes = 20000;
-  checkpoint::save_folder(folder, contents, *rank.groups.world);
+  how(folder, contents, *rank.groups.world);
 }
 
 // A layout trains a step and saves; each of the others loads and saves again.
@@ -62,6 +67,39 @@ TEST(Checkpoints, OneLayoutLoadsWhatAnotherSaved) {
       }
     }
   EXPECT_EQ(pairs, 200);
+}
+
+// The same of a checkpoint in one file a rank, as it is and merged.
+TEST(Checkpoints, OneLayoutLoadsTheRankFilesOfAnother) {
+  const TempFolder temp;
+  std::mt19937 draw(5);
+  std::vector<comm::RankLayout> all;
+  for (int world : {1, 2, 3, 4, 6, 8})
+    for (const comm::RankLayout& l : layouts(world)) all.push_back(l);
+  const auto pick = [&] { return all[draw() % all.size()]; };
+  for (const Family& family : families())
+    for (int i = 0; i < 3; ++i) {
+      const RunSpec first{&family, pick()};
+      comm::run_thread_ranks(first.layout.world(), [&](comm::CommFactory& factory) {
+        Rank rank(first, factory);
+        rank.step(first);
+        const train::TrainState state{.step = 1, .sample = 24, .tokens = 99};
+        save(rank, temp / "a", state);
+        save(rank, temp / "ranks", state, checkpoint::save_rank_files);
+      });
+      const auto want = files_of(temp / "a");
+      for (int j = 0; j < 4; ++j) {
+        const RunSpec second{&family, pick()};
+        comm::run_thread_ranks(second.layout.world(), [&](comm::CommFactory& factory) {
+          Rank rank(second, factory, /*seed=*/9);
+          const auto state = train::restore(temp / "ranks", rank.units, *rank.optimizer);
+          save(rank, temp / "b", state);
+        });
+        EXPECT_TRUE(files_of(temp / "b") == want) << first.text() << " → " << second.text();
+      }
+      checkpoint::merge_rank_files(temp / "ranks", temp / "ranks");
+      EXPECT_TRUE(files_of(temp / "ranks") == want) << first.text();
+    }
 }
 
 // Two steps, saved by one layout, and a third of another are the three steps of one rank.
