@@ -104,7 +104,7 @@ void dry_step(nn::Decoder& decoder, Units& units, comm::Dispatcher& dispatcher,
   for (int64_t i = 0; i < step.micro_batches; ++i)
     dry_micro_batch(decoder, units, dispatcher, step, i + 1 == step.micro_batches);
   units.reduce_grads();
-  sum(4 + (step.capacity ? 2 * world.size() : 0), at::kDouble);  // losses; loads
+  sum(6 + (step.capacity ? 2 * world.size() : 0), at::kDouble);  // losses, odd ranks; loads
   const size_t modules = step.run.mtp_weight != 0 ? decoder.mtp.size() : 0;
   for (size_t i = 0; i < decoder.layers.size() + modules; ++i)
     if (decoder.layer(i).block->has_experts()) sum(decoder.layer(i).facts.experts, at::kLong);

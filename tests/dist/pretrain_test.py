@@ -33,9 +33,9 @@ TOLERANCE = 1e-5  # of fp32 losses and gradients, relative to a tensor's largest
 SETTINGS = {"steps": 12, "schedule__warmup_steps": 0, "validation__every": 6, "checkpoint__every": 0, "threads": 1}
 PARTS = ["parity", "stop", "kill", "full_disk", "background", "per_rank", "nan", "restart"]
 LAYOUTS = {  # of so many ranks
-    2: [{}, {"dp_replicate": 2}, {"ep": 1}],
-    4: [{}, {"dp_replicate": 2, "ep": 2}, {"ep": 2, "ep_replicate": 2, "dispatcher": "all_gather"}],
-    8: [{"dp_replicate": 2}],
+    2: [{}, {"dp_replicate": 2}, {"ep": 1}, {"capacity": 1}],
+    4: [{}, {"dp_replicate": 2, "ep": 2}, {"ep": 2, "ep_replicate": 2, "dispatcher": "all_gather"}, {"capacity": 1}],
+    8: [{"dp_replicate": 2}, {"ep": 4, "capacity": 1.25}],
 }
 
 

@@ -3,8 +3,10 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <latch>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "checkpoint/testing.h"
 #include "ranks/rank.h"
@@ -30,6 +32,32 @@ std::shared_ptr<const data::TokenizedText> text(int docs, int64_t seed) {
   return t;
 }
 
+// A world of thread ranks beside another, for the threads that save: thread ranks that wait in two
+// calls at once are taken for stuck.
+class Control {
+ public:
+  explicit Control(int ranks)
+      : there_(ranks + 1), done_(1), comms_(static_cast<size_t>(ranks)), threads_([this, ranks] {
+          comm::run_threads(ranks, [this](comm::Comm& comm) {
+            comms_[static_cast<size_t>(comm.rank())] = &comm;
+            there_.arrive_and_wait();
+            done_.wait();
+          });
+        }) {
+    there_.arrive_and_wait();
+  }
+  ~Control() {
+    done_.count_down();
+    threads_.join();
+  }
+  comm::Comm* of(int rank) { return comms_[static_cast<size_t>(rank)]; }
+
+ private:
+  std::latch there_, done_;
+  std::vector<comm::Comm*> comms_;
+  std::thread threads_;
+};
+
 struct Trial {
   std::string dispatcher = "all_to_all";
   double margin = 1;
@@ -43,12 +71,13 @@ train::TrainState train_in(const fs::path& path, const Trial& trial) {
   train::TrainState end;
   const RunSpec run{.family = &kFamily, .layout = trial.layout, .dispatcher = trial.dispatcher};
   const int ranks = trial.layout.world();
+  Control control(ranks);
   comm::run_thread_ranks(ranks, [&](comm::CommFactory& factory) {
     at::set_num_threads(1);
     Rank rank(run, factory);
     const data::PackedDataset train(text(40, 1), kSeqLen, 7), held_out(text(9, 2), kSeqLen, {});
     data::Sampler sampler(train.rows(), 3);
-    checkpoint::RunFolder folder(path, 9, rank.groups.world.get());
+    checkpoint::RunFolder folder(path, 9, control.of(factory.rank()));
     train::TrainState state;
     if (trial.from)
       state = train::restore(folder.step_path(*trial.from), rank.units, *rank.optimizer);
