@@ -13,6 +13,7 @@
 #include "parallel/dry_step.h"
 #include "recipes/dry_run.h"
 #include "recipes/model_io.h"
+#include "recipes/ranks.h"
 #include "recipes/shape.h"
 
 namespace conclave::recipes {
@@ -92,27 +93,23 @@ DryRanks run_dry(const PretrainConfig& c, const ModelChoice& choice, const comm:
   return out;
 }
 
-comm::RankLayout layout_of(const PretrainConfig& c, const ModelChoice& choice, int world) {
-  int64_t experts = 0;
-  const nn::Decoder whole =
-      describe_model(choice.config, choice.from,
-                     {.dtype = parse_dtype(c.dtype, "dtype"), .places = choice.places});
-  for (const auto& layer : whole.layers) experts = std::max(experts, layer.facts.experts);
-  return comm::make_layout(c.parallel,
-                           {.world = world,
-                            .ranks_per_node = world % kRanksOfNode == 0 ? kRanksOfNode : world,
-                            .experts = experts},
-                           [](const std::string& key, const std::string& what) {
-                             return ConfigError("`parallel." + key + "`: " + what);
-                           });
+int ranks_of(const comm::ParallelConfig& p) {
+  const bool dense = p.dp_replicate || p.dp_shard;
+  return static_cast<int>(dense ? p.dp_replicate.value_or(1) * p.dp_shard.value_or(1)
+                                : p.ep.value_or(1) * p.ep_replicate.value_or(1));
 }
 
 }  // namespace
 
-std::optional<DryRanks> dry_ranks(const PretrainConfig& c, const ModelChoice& choice) {
-  const int64_t world = c.parallel.dp_replicate.value_or(1) * c.parallel.dp_shard.value_or(1);
-  if (world == 1) return std::nullopt;
-  const comm::RankLayout layout = layout_of(c, choice, static_cast<int>(world));
+std::optional<DryRanks> dry_ranks(const PretrainConfig& c, const ConfigSource& source,
+                                  const ModelChoice& choice, const nn::Decoder& decoder) {
+  const auto place = place_here();
+  const int ranks = place ? place->world : ranks_of(c.parallel);
+  if (ranks == 1) return std::nullopt;
+  const int per_node = place                       ? place->local_world
+                       : ranks % kRanksOfNode == 0 ? kRanksOfNode
+                                                   : ranks;
+  const comm::RankLayout layout = layout_of(c, source, decoder, ranks, per_node);
   DryRanks first = run_dry(c, choice, layout, 0);
   const DryRanks last = run_dry(c, choice, layout, layout.world() - 1);
   TORCH_CHECK(first.ledger.rows() == last.ledger.rows(), "dry run: ranks 0 and ",
@@ -129,11 +126,15 @@ std::string ranks_page(const DryRanks& r) {
             (u.ranks > 1 ? format("  cut over the %d ranks of %s\n", u.ranks, u.group.c_str())
                          : std::string("  whole\n"));
   const std::string routing =
-      r.capacity ? format("with room for %lld rows to each rank of experts",
-                          static_cast<long long>(r.capacity->peer_rows))
+      r.capacity ? format("with room for %lld rows to each rank and %lld for its experts",
+                          static_cast<long long>(r.capacity->peer_rows),
+                          static_cast<long long>(r.capacity->expert_rows))
                  : "even routing";
-  return text + "What it sends or gets in a step, " + routing + "; whole buffers\n" +
-         r.ledger.table() + "\n";
+  return text + "What it sends or gets in a step, " + routing +
+         "; whole buffers
+         " +
+         r.ledger.table() +
+         "\n";
 }
 
 int64_t rows_at_once(const PretrainConfig& c, int ranks) {
