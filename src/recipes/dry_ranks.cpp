@@ -130,11 +130,8 @@ std::string ranks_page(const DryRanks& r) {
                           static_cast<long long>(r.capacity->peer_rows),
                           static_cast<long long>(r.capacity->expert_rows))
                  : "even routing";
-  return text + "What it sends or gets in a step, " + routing +
-         "; whole buffers
-         " +
-         r.ledger.table() +
-         "\n";
+  return text + "What it sends or gets in a step, " + routing + "; whole buffers\n" +
+         r.ledger.table() + "\n";
 }
 
 int64_t rows_at_once(const PretrainConfig& c, int ranks) {
