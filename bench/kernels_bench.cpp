@@ -84,22 +84,21 @@ void rotaries(Items& items) {
     const ops::RotaryTable t = ops::rotary_table(4096, dim, {.theta = 1e6}, at::kFloat);
     return ops::RotaryTable{t.cos.cuda(), t.sin.cuda()};
   };
-  for (int64_t heads : {32, 4}) {
-    const std::string at = "/qwen3-30b, " + std::to_string(heads) + " heads";
-    items.add("head_norm_rotary" + at, [&](Item& i) {
-      const at::Tensor x = normal({kTokens, heads, 128}), w = normal({128});
-      i.bytes = 2 * bytes_of({x});
-      i.run = [=, t = table(128)] { ops::head_norm_rotary(x, w, 1e-6, positions, t); };
-    });
-    items.add("head_norm_rotary_backward" + at, [&](Item& i) {
-      const at::Tensor x = normal({kTokens, heads, 128}), dy = normal({kTokens, heads, 128}),
-                       w = normal({128});
-      const ops::RotaryTable t = table(128);
-      const at::Tensor rstd = ops::head_norm_rotary(x, w, 1e-6, positions, t).rstd;
-      i.bytes = 3 * bytes_of({x});
-      i.run = [=] { ops::head_norm_rotary_backward(dy, x, rstd, w, positions, t); };
-    });
-  }
+  // Queries and keys in one call, as the model runs it.
+  auto heads = [] { return ops::QueryKey{normal({kTokens, 32, 128}), normal({kTokens, 4, 128})}; };
+  const ops::QueryKey w{normal({128}), normal({128})};
+  items.add("head_norm_rotary/qwen3-30b, 32 + 4 heads", [&](Item& i) {
+    const ops::QueryKey x = heads();
+    i.bytes = 2 * bytes_of({x.q, x.k});
+    i.run = [=, t = table(128)] { ops::head_norm_rotary(x, w, 1e-6, positions, t); };
+  });
+  items.add("head_norm_rotary_backward/qwen3-30b, 32 + 4 heads", [&](Item& i) {
+    const ops::QueryKey x = heads(), dy = heads();
+    const ops::RotaryTable t = table(128);
+    const ops::QueryKey rstd = ops::head_norm_rotary(x, w, 1e-6, positions, t).rstd;
+    i.bytes = 3 * bytes_of({x.q, x.k});
+    i.run = [=] { ops::head_norm_rotary_backward(dy, x, rstd, w, positions, t); };
+  });
   items.add("rotary/gpt-oss, 64 heads", [&](Item& i) {
     const at::Tensor x = normal({kTokens, 64, 64});
     i.bytes = 2 * bytes_of({x});
@@ -171,7 +170,10 @@ void vocabulary(Items& items, const Model& m) {
   items.add("embedding_backward" + at, [&](Item& i) {
     const at::Tensor dw = at::zeros({m.vocab, m.hidden}, gpu(at::kFloat)),
                      dy = normal({kTokens, m.hidden});
-    i.bytes = 5 * bytes_of({dy});  // dy, and fp32 rows that are read and written
+    // dy, and fp32 rows that are read and written: one of each id.
+    const double rows =
+        at::zeros({m.vocab}, gpu(at::kFloat)).index_fill_(0, ids, 1).sum().item().toDouble();
+    i.bytes = bytes_of({dy}) + 2 * rows * static_cast<double>(m.hidden * dw.element_size());
     i.run = [=] { ops::embedding_backward_(dw, ids, dy); };
   });
   items.add("cross_entropy, softmax pass" + at, [&](Item& i) {

@@ -6,11 +6,11 @@
 #   test      all tests; those that need transformers too, where it is installed
 #   sm80      the kernels built for sm_80 alone, compiled by the driver for this GPU, and the tests that run on the GPU
 #   sanitize  the tests that run on the GPU under compute-sanitizer: memcheck, initcheck and racecheck side by side
-#   bench     the memory-bound kernels beside copies of as many bytes, the experts' products beside ATen's
+#   bench     the memory-bound kernels beside copies of as many bytes, the experts' products beside ATen's, attention
 #   peers     transformers' layers of Qwen3-30B and GPT-OSS-20B, which the bars compare with
 #   bars      those of issue 5 that look at one run of Qwen3-30B's rank proxy: 5.1, 5.4, 5.5, 5.7
 #   bar_5_N   another one alone; some take models: bar_5_2:deepseek_v3,kimi_k2
-# Results go to $OUT, build/out where it is unset: a .log a part, kernels.jsonl, experts.jsonl, peers.jsonl, and bars.jsonl with all runs of the bars.
+# Results go to $OUT, build/out where it is unset: a .log a part, kernels.jsonl, experts.jsonl, attention.jsonl, peers.jsonl, and bars.jsonl with all runs of the bars.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OUT=${OUT:-$PWD/build/out}
@@ -27,7 +27,7 @@ build_quietly() {
 
 build() {
   tools/setup.sh | tee "$OUT/build.log"
-  build_quietly release all kernels_bench
+  build_quietly release all kernels_bench experts_bench attention_bench
 }
 
 # Tests that run on each device end in /CUDA there; suites that are for the GPU alone are called …Cuda.
@@ -85,6 +85,7 @@ bench() {
   device
   build/release/bench/kernels_bench | tee "$OUT/kernels.jsonl"
   build/release/bench/experts_bench | tee "$OUT/experts.jsonl"
+  build/release/bench/attention_bench | tee "$OUT/attention.jsonl"
 }
 
 peers() {

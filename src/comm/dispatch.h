@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "comm/lane.h"
 #include "ops/dispatch.h"
 #include "ops/fixed_exchange.h"
 #include "ops/receive_buffer.h"
@@ -66,6 +67,13 @@ class Dispatcher {
   virtual at::Tensor dispatch_weights(const Dispatch& to, const at::Tensor& weights) = 0;
   // dweights [received] → [tokens, top_k]: the transpose, for the backward.
   virtual at::Tensor combine_weights(const Dispatch& to, const at::Tensor& dweights) = 0;
+
+  // Where who runs a layer has all but prepare done, beside what else is to be computed; closed at
+  // first.
+  Lane& lane() { return lane_; }
+
+ private:
+  Lane lane_;
 };
 
 // One expert rank: all experts are here, rows move within the device.

@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "base/parts.h"
+#include "ops/delay.h"
 
 namespace conclave::comm {
 namespace {
@@ -62,12 +63,18 @@ Dispatch ProxyDispatcher::prepare(const at::Tensor& ids, int64_t experts) {
   return to;
 }
 
+void ProxyDispatcher::wait_for(at::Device device, int64_t microseconds) {
+  ops::delay(device, microseconds);
+  delayed_ += microseconds;
+}
+
 at::Tensor ProxyDispatcher::dispatch(const Dispatch& to, const at::Tensor& x) {
   const int64_t tokens = to.tokens, hidden = x.size(-1);
   CHECK_SHAPE(x, tokens, hidden);
   at::Tensor buffer;
   {
     Part part("dispatch, stand-in");
+    wait_for(x.device(), delay_.dispatch);
     buffer = ops::fill_buffer(x, to.buffer);
   }
   return ops::spread_buffer(buffer, to.buffer);
@@ -78,6 +85,7 @@ at::Tensor ProxyDispatcher::combine(const Dispatch& to, const at::Tensor& rows) 
   CHECK_SHAPE(rows, received, hidden);
   const at::Tensor partial = ops::partial_sums(rows, to.buffer);
   Part part("combine, stand-in");
+  wait_for(rows.device(), delay_.combine);
   return ops::token_sums(partial, to.buffer);
 }
 

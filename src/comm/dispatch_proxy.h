@@ -7,10 +7,15 @@
 
 namespace conclave::comm {
 
+// What each dispatch and each combine takes longer, in the place of a transfer: microseconds.
+struct ProxyDelay {
+  int64_t dispatch = 0, combine = 0;
+};
+
 class ProxyDispatcher final : public LocalDispatcher {
  public:
   // `ranks` share the experts equally; this one has experts / ranks of them.
-  explicit ProxyDispatcher(int64_t ranks) : ranks_(ranks) {}
+  explicit ProxyDispatcher(int64_t ranks, ProxyDelay delay = {}) : ranks_(ranks), delay_(delay) {}
 
   // Also makes the receive buffer's layout: a row for each distinct (token, e div (experts /
   // ranks)), tokens ascending, ranks ascending within one.
@@ -22,6 +27,7 @@ class ProxyDispatcher final : public LocalDispatcher {
   // the token.
   at::Tensor combine(const Dispatch& to, const at::Tensor& rows) override;
 
+  int64_t delayed() const { return delayed_; }  // microseconds so far, all delays together
   // Rows of the receive buffer for each token, in the mean over all layouts so far; waits for the
   // device.
   double rows_per_token() const {
@@ -29,7 +35,11 @@ class ProxyDispatcher final : public LocalDispatcher {
   }
 
  private:
+  void wait_for(at::Device device, int64_t microseconds);
+
   int64_t ranks_;
+  ProxyDelay delay_;
+  int64_t delayed_ = 0;
   int64_t tokens_ = 0;
   at::Tensor rows_;  // [] int64, where the ids are: counted without waiting
 };

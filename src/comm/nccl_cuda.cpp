@@ -215,6 +215,9 @@ int choose_gpu(int rank, int local_rank, int local_world) {
     ::setenv("NCCL_SOCKET_IFNAME", "lo", 1);
     if (local_rank == 0) log_warn("ranks share a GPU and talk over sockets: for tests only");
   }
+  // Groups' kernels start in the order of their calls, which is the same on all ranks: two on
+  // streams of their own cannot wait for each other's place on the GPU.
+  ::setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0);
   const int gpu = local_rank % gpus;
   c10::cuda::set_device(static_cast<c10::DeviceIndex>(gpu));
   return gpu;

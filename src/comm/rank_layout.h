@@ -17,6 +17,9 @@ namespace conclave::comm {
 struct ParallelConfig {
   std::optional<int64_t> dp_replicate, dp_shard, ep, ep_replicate;
   std::string dispatcher = "all_to_all";
+  std::string weights = "keep";
+  bool overlap = true;
+  int64_t at_once = 1;
   std::optional<double> capacity;
   void fields(auto& f) {
     f("dp_replicate", dp_replicate,
@@ -39,6 +42,17 @@ struct ParallelConfig {
       "how tokens come to the ranks of their experts: all_to_all sends a token to those that need "
       "it, all_gather every token to all",
       one_of({"all_to_all", "all_gather"}));
+    f("weights", weights,
+      "of other ranks: keep what was gathered for the whole step, or release it after a layer's "
+      "pass and gather it again in the backward",
+      one_of({"keep", "release"}));
+    f("overlap", overlap,
+      "on GPUs weights, gradients and tokens travel beside the computation, on streams of their "
+      "own");
+    f("at_once", at_once,
+      "micro-batches at a time: with 2 one computes while the other's tokens are on their way, and "
+      "the activations of both are kept",
+      within(1, 2));
     f("capacity", capacity,
       "of all_to_all: numbers of rows are fixed before a step, so that the host waits for no "
       "counts: "

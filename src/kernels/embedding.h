@@ -12,12 +12,20 @@ struct EmbeddingSizes {
 template <class T>
 void embedding(T* out, const int64_t* ids, const T* weight, const EmbeddingSizes& s,
                cudaStream_t stream);
-// dweight[id] += Σ dy of its tokens, in ascending order of the tokens. `sorted` [tokens] are the
-// ids in ascending order and `token` [tokens] the tokens they came from, equal ids in token order.
-// Rows of the id `padding` are left out (a negative one: none are). D is acc_t<T> or T. Bytes: dy
-// once, the touched rows of dweight twice.
+// A token and its id.
+struct Occurrence {
+  int32_t id, token;
+};
+// order [tokens]: all tokens, those with equal ids side by side and ascending (what order the ids
+// have is the kernel's affair). ids as above, vocab at most 2³¹ − 1, tokens at most 2³⁰; `spare`
+// [tokens] is scratch.
+void order_by_id(Occurrence* order, Occurrence* spare, const int64_t* ids, const EmbeddingSizes& s,
+                 cudaStream_t stream);
+// dweight[id] += Σ dy of its tokens, in ascending order of the tokens, with `order` as order_by_id
+// left it. Rows of the id `padding` are left out (a negative one: none are). D is acc_t<T> or T;
+// tokens · ⌈hidden / 64⌉ at most 2³¹ − 1. Bytes: dy once, the touched rows of dweight twice.
 template <class T, class D>
-void embedding_backward(D* dweight, const int32_t* sorted, const int64_t* token, const T* dy,
-                        const EmbeddingSizes& s, int64_t padding, cudaStream_t stream);
+void embedding_backward(D* dweight, const Occurrence* order, const T* dy, const EmbeddingSizes& s,
+                        int64_t padding, cudaStream_t stream);
 
 }  // namespace conclave::kernels

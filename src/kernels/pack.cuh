@@ -76,6 +76,23 @@ CONCLAVE_DEVICE float wide(bf16 x) { return __uint_as_float(static_cast<uint32_t
 CONCLAVE_DEVICE float wide(float x) { return x; }
 CONCLAVE_DEVICE double wide(double x) { return x; }
 
+// A pack's elements as they are computed with. bf16 is taken apart two at a time.
+template <class T, int N>
+CONCLAVE_DEVICE void widen(acc_t<T> (&out)[N], const Pack<T, N>& pack) {
+  if constexpr (std::is_same_v<T, bf16> && N % 2 == 0) {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      uint32_t two;
+      memcpy(&two, &pack.at[i], sizeof(two));
+      out[i] = __uint_as_float(two << 16);
+      out[i + 1] = __uint_as_float(two & 0xffff0000u);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) out[i] = wide(pack.at[i]);
+  }
+}
+
 // Rounds to the nearest T, ties to even.
 template <class T>
 CONCLAVE_DEVICE T narrow(acc_t<T> x) {

@@ -99,6 +99,12 @@ CONCLAVE_DEVICE void cp_async4(uint32_t to, const void* from, int bytes) {
 CONCLAVE_DEVICE void cp_async_arrive(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
+CONCLAVE_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until all but the newest n groups of this thread's copies have landed.
+template <int n>
+CONCLAVE_DEVICE void cp_async_wait_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
 CONCLAVE_DEVICE void cp_async_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // --- registers and shared memory

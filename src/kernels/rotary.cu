@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads) rotary_kernel(const RotaryArgs<T> a,
   int64_t token;
   int head;
   split(row, a.heads, token, head);
-  const int64_t place = position_of(a, token) * half + i;
+  const int64_t place = checked_position(a.positions[token], a.known) * half + i;
   A u[N], v[N];
 #pragma unroll
   for (int n = 0; n < N; ++n) {
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads) rotary_kernel(const RotaryArgs<T> a,
       v[n] = wide(right.at[n]);
     }
   }
-  rotate<N>(u, v, a.cos + place, a.sin + place, a.back ? A(-1) : A(1));
+  rotate<N>(u, v, load<N>(a.cos + place), load<N>(a.sin + place), a.back ? A(-1) : A(1));
   A out_left[N], out_right[N];
 #pragma unroll
   for (int n = 0; n < N; ++n) {

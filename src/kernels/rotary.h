@@ -21,12 +21,23 @@ template <class T>
 void rotary(const RotaryArgs<T>& a, cudaStream_t stream);
 
 // RMSNorm of each head with weight [dim], rounded to T where the two kernels would round, then the
-// half-split rotation.
+// half-split rotation: of a layer's queries and keys in one launch, or of one of them.
+template <class T>
+struct HeadNorm {   // what queries and keys have apart
+  T* y;             // out [tokens, heads, dim]; dx in the backward
+  const T *x, *dy;  // [tokens, heads, dim]; dy in the backward
+  acc_t<T>* rstd;   // out [tokens · heads]; read where `from_rstd` and by the backward
+  const T* weight;  // [dim]
+  int heads;
+};
 template <class T>
 struct HeadNormRotaryArgs {
-  RotaryArgs<T> rotary;  // passed = 0, not interleaved; y is not written by the backward
-  acc_t<T>* rstd;   // out [tokens · heads]; what is read where `from_rstd` and by the backward
-  const T* weight;  // [dim]
+  HeadNorm<T> of[2];
+  int count;                 // of these
+  const int64_t* positions;  // [tokens], each < known (the device stops otherwise)
+  const acc_t<T>*cos, *sin;  // [known, dim / 2]
+  int64_t tokens, known;
+  int dim;
   double eps;
   bool from_rstd;
 };
@@ -36,12 +47,12 @@ constexpr int kMostHeadDim = 512;
 template <class T>
 void head_norm_rotary(const HeadNormRotaryArgs<T>& a, cudaStream_t stream);
 
-// With dy [tokens, heads, dim]: dx [tokens, heads, dim], dweight [dim]; `parts` is scratch
-// [head_norm_parts(tokens · heads), dim]. Between the rotation back and the norm's backward nothing
-// is rounded. Bytes: dy, x and dx once.
+// dx of each and dweight [count, dim]; `parts` is scratch [head_norm_parts(a), count, dim]. Between
+// the rotation back and the norm's backward nothing is rounded. Bytes: dy, x and dx once.
 template <class T>
-void head_norm_rotary_backward(T* dx, acc_t<T>* dweight, acc_t<T>* parts, const T* dy,
-                               const HeadNormRotaryArgs<T>& a, cudaStream_t stream);
-int64_t head_norm_parts(int64_t rows);
+void head_norm_rotary_backward(acc_t<T>* dweight, acc_t<T>* parts, const HeadNormRotaryArgs<T>& a,
+                               cudaStream_t stream);
+template <class T>
+int64_t head_norm_parts(const HeadNormRotaryArgs<T>& a);
 
 }  // namespace conclave::kernels

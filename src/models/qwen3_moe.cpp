@@ -1,6 +1,7 @@
 // Qwen3-MoE: 30B-A3B, 235B-A22B. Reference: transformers, models/qwen3_moe. Differs from Mixtral by
 // q/k norms and by weights that are renormalised or not (norm_topk_prob).
 #include <algorithm>
+#include <tuple>
 
 #include "models/frame.h"
 #include "nn/attention.h"
@@ -78,10 +79,9 @@ Qwen3MoeBlock::Qwen3MoeBlock(const Qwen3MoeConfig& c, int layer, const ops::Rota
 
 Value Qwen3MoeBlock::mix(Tape& t, const Value& x, const Rows& rows) {  // x [tokens, hidden]
   Value n = rms_norm(t, x, input_norm_, c_.eps);
-  Value q = head_norm_rotary(t, linear(t, n, q_, q_bias_, "qkv"), q_norm_, c_.eps, rows,
-                             rotary_);  // [tokens, heads, head_dim]
-  Value k = head_norm_rotary(t, linear(t, n, k_, k_bias_, "qkv"), k_norm_, c_.eps, rows,
-                             rotary_);  // [tokens, kv_heads, head_dim]
+  Value q = linear(t, n, q_, q_bias_, "qkv"), k = linear(t, n, k_, k_bias_, "qkv");
+  std::tie(q, k) = head_norm_rotary(t, q, k, q_norm_, k_norm_, c_.eps, rows, rotary_);
+  // q [tokens, heads, head_dim], k [tokens, kv_heads, head_dim]
   Value v = linear(t, n, v_, v_bias_, "qkv");
   Value a = attention(t, q, k, v, rows, {.scale = c_.scale()}, layer_);
   return add(t, x, linear(t, a, o_, o_bias_));

@@ -1,5 +1,6 @@
 #include "nn/attention.h"
 
+#include <ATen/ops/zeros_like.h>
 #include <c10/util/Exception.h>
 
 #include "ops/attention.h"
@@ -26,27 +27,48 @@ Value rotary(Tape& tape, const Value& x, int64_t heads, const Rows& rows,
   return out;
 }
 
-Value head_norm_rotary(Tape& tape, const Value& x, Weight& w, double eps, const Rows& rows,
-                       const ops::RotaryTable& table) {
+std::pair<Value, Value> head_norm_rotary(Tape& tape, const Value& q, const Value& k,
+                                         Weight& q_weight, Weight& k_weight, double eps,
+                                         const Rows& rows, const ops::RotaryTable& table) {
   Part part("norms and rotary");
-  const int64_t tokens = x.data.size(0), head_dim = w.shape().at(0),
-                heads = x.data.size(1) / head_dim;
-  auto by_head = [=](const at::Tensor& x) { return x.view({tokens, heads, head_dim}); };
-  auto [y, rstd] = ops::head_norm_rotary(by_head(x.data), w.data(), eps, rows.positions, table);
-  Saved saved = tape.save(x);
-  Saved saved_rstd = tape.save("statistics", rstd);
-  Value out = tape.record(
-      y, [=, id = x.id, &w, positions = rows.positions](Tape& tape, const at::Tensor& dy) {
-        auto [dx, dweight] = ops::head_norm_rotary_backward(
-            dy, by_head(saved.get()), saved_rstd.get(), w.data(), positions, table);
-        tape.add_grad(id, dx.view({tokens, heads * head_dim}));
-        tape.later([=, dweight = dweight, &w] { w.grad().add_(dweight); });
-      });
-  out.made_again_by("rotary", [=, &w, positions = rows.positions] {
-    return ops::head_norm_rotary_from(by_head(saved.get()), saved_rstd.get(), w.data(), positions,
-                                      table);
+  const int64_t tokens = q.data.size(0), head_dim = q_weight.shape().at(0);
+  auto by_head = [=](const at::Tensor& x) {
+    return x.view({tokens, x.size(1) / head_dim, head_dim});
+  };
+  auto weights = [&q_weight, &k_weight] { return ops::QueryKey{q_weight.data(), k_weight.data()}; };
+  const auto made = ops::head_norm_rotary({by_head(q.data), by_head(k.data)}, weights(), eps,
+                                          rows.positions, table);
+  Saved saved_q = tape.save(q), saved_k = tape.save(k);
+  Saved q_rstd = tape.save("statistics", made.rstd.q),
+        k_rstd = tape.save("statistics", made.rstd.k);
+  // An undefined gradient is zero.
+  auto backward = [=, iq = q.id, ik = k.id, &q_weight, &k_weight, positions = rows.positions](
+                      Tape& tape, const at::Tensor& dq, const at::Tensor& dk) {
+    const ops::QueryKey x{by_head(saved_q.get()), by_head(saved_k.get())},
+        dy{dq.defined() ? dq : at::zeros_like(x.q), dk.defined() ? dk : at::zeros_like(x.k)};
+    const auto grad = ops::head_norm_rotary_backward(dy, x, {q_rstd.get(), k_rstd.get()}, weights(),
+                                                     positions, table);
+    tape.add_grad(iq, grad.dx.q.flatten(1));
+    tape.add_grad(ik, grad.dx.k.flatten(1));
+    tape.later([dweight = grad.dweight, &q_weight, &k_weight] {
+      q_weight.grad().add_(dweight.q);
+      k_weight.grad().add_(dweight.k);
+    });
+  };
+  // The keys' step comes first in the backward and takes the queries' gradient too.
+  Value y_q =
+      tape.record(made.y.q, [=](Tape& tape, const at::Tensor& dq) { backward(tape, dq, {}); });
+  Value y_k = tape.record(made.y.k, [=, id = y_q.id](Tape& tape, const at::Tensor& dk) {
+    backward(tape, tape.take_sum(id), dk);
   });
-  return out;
+  auto again = [&](Value& y, const Saved& x, const Saved& rstd, Weight& w) {
+    y.made_again_by("rotary", [=, &w, positions = rows.positions] {
+      return ops::head_norm_rotary_from(by_head(x.get()), rstd.get(), w.data(), positions, table);
+    });
+  };
+  again(y_q, saved_q, q_rstd, q_weight);
+  again(y_k, saved_k, k_rstd, k_weight);
+  return {std::move(y_q), std::move(y_k)};
 }
 
 void check_cached(const Tape& tape, const Rows& rows) {

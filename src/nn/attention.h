@@ -1,5 +1,7 @@
 // Grouped-query attention over packed documents, and what its queries and keys go through first.
 #pragma once
+#include <utility>
+
 #include "nn/block.h"
 #include "ops/rotary.h"
 
@@ -10,10 +12,12 @@ namespace conclave::nn {
 Value rotary(Tape& tape, const Value& x, int64_t heads, const Rows& rows,
              const ops::RotaryTable& table, ops::RotaryForm form = ops::RotaryForm::half);
 
-// x [tokens, heads · head_dim] → RMSNorm of each head with w [head_dim], then rotated to its
-// position; [tokens, heads, head_dim], class "rotary".
-Value head_norm_rotary(Tape& tape, const Value& x, Weight& w, double eps, const Rows& rows,
-                       const ops::RotaryTable& table);
+// Queries [tokens, heads · head_dim] and keys [tokens, kv_heads · head_dim] → RMSNorm of each head
+// with q_weight and k_weight [head_dim], then rotated to its position; [tokens, heads, head_dim]
+// and [tokens, kv_heads, head_dim], class "rotary".
+std::pair<Value, Value> head_norm_rotary(Tape& tape, const Value& q, const Value& k,
+                                         Weight& q_weight, Weight& k_weight, double eps,
+                                         const Rows& rows, const ops::RotaryTable& table);
 
 struct AttentionOptions {
   double scale = 1;         // of q·k

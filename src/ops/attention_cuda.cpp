@@ -1,8 +1,6 @@
 #include "ops/attention_cuda.h"
 
 #include <ATen/Context.h>
-#include <ATen/ops/_cudnn_attention_backward.h>
-#include <ATen/ops/_cudnn_attention_forward.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/arange.h>
@@ -12,7 +10,7 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
+#include <optional>
 #include <vector>
 
 #include "kernels/attention_sink.h"
@@ -46,41 +44,33 @@ enum class AttentionWay { cudnn, flash, math };
 bool deterministic() { return at::globalContext().deterministicAlgorithms(); }
 
 CudnnAttention cudnn_attention(const at::Tensor& q, const at::Tensor& v, const Documents& d,
-                               double scale) {
-  return {d.count, d.length, q.size(1), v.size(1), q.size(2), v.size(2), scale};
+                               const AttentionOptions& options) {
+  return {.documents = d.count,
+          .length = d.length,
+          .heads = q.size(1),
+          .kv_heads = v.size(1),
+          .head_dim = q.size(2),
+          .v_dim = v.size(2),
+          .scale = options.scale,
+          .window = options.window < d.most_keys ? options.window : 0,
+          .sinks = options.sinks.defined(),
+          .deterministic = deterministic()};
 }
 
-bool cuts(const AttentionOptions& options, const Documents& d) {
-  return options.window > 0 && options.window < d.most_keys;
-}
-
-// What cuDNN attends to, but for windows.
-bool for_cudnn(const at::Tensor& q, const at::Tensor& v, const Documents& d) {
+// The backward may go another way than the forward: cuDNN's deterministic one takes the time of all
+// keys where a window leaves few of them.
+AttentionWay way_of(const at::Tensor& q, const at::Tensor& v, const Documents& d,
+                    const AttentionOptions& options, bool backward) {
   const int64_t head_dim = q.size(2), v_dim = v.size(2);
+  if (q.scalar_type() != at::kBFloat16 || std::max(head_dim, v_dim) > 256)
+    return AttentionWay::math;
   const bool dims = (head_dim == v_dim && head_dim <= 128 && head_dim % 8 == 0) ||
                     (head_dim == 192 && v_dim == 128);
-  return q.scalar_type() == at::kBFloat16 && dims && d.same_keys && d.length > 0 &&
-         d.length % 64 == 0;
-}
-
-AttentionWay way_of(const at::Tensor& q, const at::Tensor& v, const Documents& d,
-                    const AttentionOptions& options) {
-  if (q.scalar_type() != at::kBFloat16 || std::max(q.size(2), v.size(2)) > 256)
-    return AttentionWay::math;
-  if (for_cudnn(q, v, d) && !cuts(options, d) &&
-      (!deterministic() || has_cudnn_deterministic(cudnn_attention(q, v, d, options.scale))))
-    return AttentionWay::cudnn;
-  return AttentionWay::flash;
-}
-
-// What ATen cannot ask cuDNN for, and whose result needs no correction by the sinks.
-std::optional<CudnnAttention> own_forward(const at::Tensor& q, const at::Tensor& v,
-                                          const Documents& d, const AttentionOptions& options) {
-  if (!for_cudnn(q, v, d) || (!cuts(options, d) && !options.sinks.defined())) return std::nullopt;
-  CudnnAttention n = cudnn_attention(q, v, d, options.scale);
-  if (cuts(options, d)) n.window = options.window;
-  n.sinks = options.sinks.defined();
-  return has_cudnn_forward(n) ? std::optional(n) : std::nullopt;
+  if (!dims || !d.same_keys || d.length == 0 || d.length % 64 > 0) return AttentionWay::flash;
+  const CudnnAttention n = cudnn_attention(q, v, d, options);
+  const bool has =
+      backward ? !(n.deterministic && n.window > 0) && has_cudnn_backward(n) : has_cudnn_forward(n);
+  return has ? AttentionWay::cudnn : AttentionWay::flash;
 }
 
 // Offsets as int32 on the device. Those of equal documents are counted there. Others are copied,
@@ -109,56 +99,8 @@ at::Tensor offsets_on_device(std::span<const int64_t> offsets, const Documents& 
   return to.on_device;
 }
 
-// The attention that ATen has, without sinks. out [tokens, heads, dim ≥ v_dim] and lse [heads,
-// tokens] are contiguous.
-class Cudnn {
- public:
-  Cudnn(const Documents& d, double scale) : d_(d), scale_(scale) {}
-
-  Attention forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
-    const int64_t n = d_.length;
-    const auto all =
-        at::_cudnn_attention_forward(by_heads(q), by_heads(k), by_heads(v), std::nullopt,
-                                     std::nullopt, std::nullopt, n, n, /*compute_log_sumexp=*/true,
-                                     /*dropout_p=*/0., /*is_causal=*/true,
-                                     /*return_debug_mask=*/false, scale_);
-    const at::Tensor& lse =
-        std::get<1>(all);  // [documents, heads, length], or with a last dim of 1
-    lse_dims_ = static_cast<int>(lse.dim());
-    return {std::get<0>(all).transpose(1, 2).reshape({q.size(0), q.size(1), v.size(2)}),
-            lse.reshape({d_.count, q.size(1), n}).transpose(0, 1).reshape({q.size(1), q.size(0)})};
-  }
-
-  AttentionGrad backward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k,
-                         const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse) const {
-    const int64_t n = d_.length;
-    at::Tensor stats = lse.view({q.size(1), d_.count, n}).transpose(0, 1).contiguous();
-    if (deterministic())
-      return cudnn_deterministic(cudnn_attention(q, v, d_, scale_), dout, q, k, v, out, stats);
-    if (lse_dims_ == 4) stats = stats.unsqueeze(-1);
-    const at::Tensor none,
-        seed = at::empty({}, q.options().dtype(at::kLong));  // of a dropout that is off
-    const auto [dq, dk, dv] = at::_cudnn_attention_backward(
-        by_heads(dout), by_heads(q), by_heads(k), by_heads(v), by_heads(out), stats, seed, seed,
-        none, none, none, n, n, /*dropout_p=*/0., /*is_causal=*/true, scale_);
-    return {by_tokens(dq, q), by_tokens(dk, k), by_tokens(dv, v), {}};
-  }
-
- private:
-  // [tokens, heads, dim] → [documents, heads, length, dim], and back; views.
-  at::Tensor by_heads(const at::Tensor& t) const {
-    return t.view({d_.count, d_.length, t.size(1), t.size(2)}).transpose(1, 2);
-  }
-  static at::Tensor by_tokens(const at::Tensor& t, const at::Tensor& like) {
-    return t.transpose(1, 2).reshape(like.sizes());
-  }
-
-  static inline std::atomic<int> lse_dims_{
-      4};  // what ATen's forward returns, and so its backward wants
-  const Documents& d_;
-  double scale_;
-};
-
+// ATen's flash attention 2, without sinks. out [tokens, heads, dim ≥ v_dim] and lse [heads, tokens]
+// are contiguous.
 class Flash {
  public:
   Flash(const Documents& d, std::span<const int64_t> q_offsets, std::span<const int64_t> k_offsets,
@@ -213,15 +155,6 @@ class Flash {
   int64_t most_queries_, most_keys_;
 };
 
-// f(Cudnn or Flash).
-template <class F>
-auto by_way(AttentionWay way, const Documents& d, std::span<const int64_t> q_offsets,
-            std::span<const int64_t> k_offsets, const at::Tensor& q, const at::Tensor& v,
-            const AttentionOptions& options, const F& f) {
-  return way == AttentionWay::cudnn ? f(Cudnn(d, options.scale))
-                                    : f(Flash(d, q_offsets, k_offsets, q, v, options));
-}
-
 at::Tensor sinks_in_floats(const AttentionOptions& options) {
   return options.sinks.to(at::kFloat).contiguous();
 }
@@ -232,13 +165,13 @@ Attention attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& 
                     std::span<const int64_t> q_offsets, std::span<const int64_t> k_offsets,
                     const AttentionOptions& options) {
   const Documents d = documents_of(q_offsets, k_offsets);
-  const AttentionWay way = way_of(q, v, d, options);
+  const AttentionWay way = way_of(q, v, d, options, /*backward=*/false);
   if (way == AttentionWay::math || q.size(0) == 0)
     return attention_math(q, k, v, q_offsets, k_offsets, options);
-  if (const auto own = own_forward(q, v, d, options))
-    return cudnn_forward(*own, q, k, v, own->sinks ? sinks_in_floats(options) : at::Tensor());
-  Attention to = by_way(way, d, q_offsets, k_offsets, q, v, options,
-                        [&](const auto& plain) { return plain.forward(q, k, v); });
+  if (way == AttentionWay::cudnn)
+    return cudnn_forward(cudnn_attention(q, v, d, options), q, k, v,
+                         options.sinks.defined() ? sinks_in_floats(options) : at::Tensor());
+  Attention to = Flash(d, q_offsets, k_offsets, q, v, options).forward(q, k, v);
   if (options.sinks.defined()) {
     const at::Tensor sinks = sinks_in_floats(options);
     kernels::attention_sink(to.out.data_ptr(), to.lse.data_ptr<float>(),
@@ -256,12 +189,13 @@ AttentionGrad attention_backward(const at::Tensor& dout, const at::Tensor& q, co
                                  std::span<const int64_t> k_offsets,
                                  const AttentionOptions& options) {
   const Documents d = documents_of(q_offsets, k_offsets);
-  const AttentionWay way = way_of(q, v, d, options);
+  const AttentionWay way = way_of(q, v, d, options, /*backward=*/true);
   if (way == AttentionWay::math || q.size(0) == 0)
     return attention_math_backward(dout, q, k, v, out, lse, q_offsets, k_offsets, options);
-  AttentionGrad to = by_way(way, d, q_offsets, k_offsets, q, v, options, [&](const auto& plain) {
-    return plain.backward(dout, q, k, v, out, lse);
-  });
+  AttentionGrad to =
+      way == AttentionWay::cudnn
+          ? cudnn_backward(cudnn_attention(q, v, d, options), dout, q, k, v, out, lse)
+          : Flash(d, q_offsets, k_offsets, q, v, options).backward(dout, q, k, v, out, lse);
   if (options.sinks.defined()) {
     auto even = [](const at::Tensor& t) {
       return t.size(2) % 2 == 0 ? t : at::constant_pad_nd(t, {0, 1});

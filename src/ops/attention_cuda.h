@@ -1,17 +1,18 @@
 // ops/attention.h on CUDA; operands were checked by its functions. Private to ops/.
 //
 // Three ways, chosen by what each can do:
-// cudnn  bf16, documents of one length (a multiple of 64) with queries = keys, no window that cuts,
-// head_dim = v_dim ≤ 128 or
-//        192 / 128. In deterministic mode its backward is a graph of ours
-//        (attention_cudnn_cuda.h), where cuDNN has that graph.
-// flash  bf16, head_dim and v_dim ≤ 256: any documents, windows, deterministic where
-// at::globalContext() says so.
-//        Dims are padded to a common multiple of 8. Documents of one length need no copy of their
-//        offsets to the device; others do, once a set of offsets.
+// cudnn  bf16, documents of one length (a multiple of 64) with queries = keys, head_dim = v_dim ≤
+// 128
+//        or 192 / 128; not the backward of a window that cuts in deterministic mode
+//        (attention_cudnn_cuda.h).
+// flash  bf16, head_dim and v_dim ≤ 256: any documents, deterministic where at::globalContext()
+// says
+//        so. Dims are padded to a common multiple of 8. Documents of one length need no copy of
+//        their offsets to the device; others do, once a set of offsets.
 // math   the rest (fp32 and fp64 above all): ATen's matmul and softmax, document by document, which
-// forms all scores. Sinks: cudnn and flash know none; what they return is corrected
-// (kernels/attention_sink.h).
+//        forms all scores.
+// Sinks: flash knows none; its results, and cuDNN's backward for the sinks' own gradient, are
+// completed by kernels/attention_sink.h.
 #pragma once
 #include "ops/attention.h"
 

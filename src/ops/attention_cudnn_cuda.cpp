@@ -29,7 +29,7 @@ using fe::graph::Tensor_attributes;
 enum Operand : int64_t { kQ = 1, kK, kV, kOut, kStats, kSinks, kDout, kDq, kDk, kDv };
 using Operands = std::unordered_map<int64_t, void*>;
 
-// Some of n's documents, or some heads of one of them, forward or (deterministically) backward.
+// Some of n's documents, or some heads of one of them, forward or backward.
 struct Turn {
   CudnnAttention n;
   int64_t documents, heads, kv_heads;
@@ -37,9 +37,14 @@ struct Turn {
   auto operator<=>(const Turn&) const = default;
 };
 
-Turn forward_of(const CudnnAttention& n) { return {n, n.documents, n.heads, n.kv_heads, false}; }
+Turn forward_of(CudnnAttention n) {
+  n.deterministic = false;
+  return {n, n.documents, n.heads, n.kv_heads, false};
+}
 
-std::optional<Turn> backward_of(const CudnnAttention& n, int64_t scores) {
+std::optional<Turn> backward_of(CudnnAttention n, int64_t scores) {
+  n.sinks = false;  // out and lse, which have them, say it all
+  if (!n.deterministic) return Turn{n, n.documents, n.heads, n.kv_heads, true};
   const int64_t head = 2 * n.length * n.length, group = n.heads / n.kv_heads;
   if (const int64_t most = scores / (n.heads * head); most > 0) {
     const int64_t turns = (n.documents + most - 1) / most;
@@ -127,12 +132,13 @@ void add_forward(fe::graph::Graph& graph, const Turn& t) {
 
 void add_backward(fe::graph::Graph& graph, const Turn& t) {
   const Layouts as(t);
-  const auto options = fe::graph::SDPA_backward_attributes()
-                           .set_name("attention_backward")
-                           .set_attn_scale(static_cast<float>(t.n.scale))
-                           .set_diagonal_alignment(fe::DiagonalAlignment_t::TOP_LEFT)
-                           .set_diagonal_band_right_bound(0)
-                           .set_deterministic_algorithm(true);
+  auto options = fe::graph::SDPA_backward_attributes()
+                     .set_name("attention_backward")
+                     .set_attn_scale(static_cast<float>(t.n.scale))
+                     .set_diagonal_alignment(fe::DiagonalAlignment_t::TOP_LEFT)
+                     .set_diagonal_band_right_bound(0)
+                     .set_deterministic_algorithm(t.n.deterministic);
+  if (t.n.window > 0) options.set_diagonal_band_left_bound(static_cast<int>(t.n.window));
   const auto [dq, dk, dv] = graph.sdpa_backward(
       graph.tensor(as.queries(kQ, t.n.head_dim)), graph.tensor(as.keys(kK, t.n.head_dim)),
       graph.tensor(as.keys(kV, t.n.v_dim)), graph.tensor(as.queries(kOut, t.n.v_dim)),
@@ -160,10 +166,12 @@ Plan make_plan(const Turn& t) {
   auto built = graph->build(at::native::getCudnnHandle(), {fe::HeurMode_t::A});
   if (built.is_good()) return {graph, graph->get_workspace_size()};
   TORCH_WARN("flash attention 2 in place of cuDNN's, which has no ",
-             t.backward ? "deterministic backward" : "forward", " for ", t.documents,
-             " documents of ", t.n.length, " tokens, ", t.heads, " heads of ", t.n.head_dim,
-             " and ", t.n.v_dim, " (keys: ", t.kv_heads, "), window ", t.n.window, ": ",
-             built.get_message());
+             !t.backward         ? "forward"
+             : t.n.deterministic ? "deterministic backward"
+                                 : "backward",
+             " for ", t.documents, " documents of ", t.n.length, " tokens, ", t.heads, " heads of ",
+             t.n.head_dim, " and ", t.n.v_dim, " (keys: ", t.kv_heads, "), window ", t.n.window,
+             ": ", built.get_message());
   return {};
 }
 
@@ -198,7 +206,7 @@ void each_turn(const Turn& t, const F& f) {
 
 bool has_cudnn_forward(const CudnnAttention& n) { return plan_of(forward_of(n)).graph != nullptr; }
 
-bool has_cudnn_deterministic(const CudnnAttention& n, int64_t scores) {
+bool has_cudnn_backward(const CudnnAttention& n, int64_t scores) {
   const auto turn = backward_of(n, scores);
   if (!turn) {
     TORCH_WARN_ONCE("deterministic attention by flash attention 2: documents of ", n.length,
@@ -226,14 +234,15 @@ Attention cudnn_forward(const CudnnAttention& n, const at::Tensor& q, const at::
   return to;
 }
 
-AttentionGrad cudnn_deterministic(const CudnnAttention& n, const at::Tensor& dout,
-                                  const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const at::Tensor& out, const at::Tensor& stats, int64_t scores) {
+AttentionGrad cudnn_backward(const CudnnAttention& n, const at::Tensor& dout, const at::Tensor& q,
+                             const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
+                             const at::Tensor& lse, int64_t scores) {
   const Turn all = backward_of(n, scores).value();
   AttentionGrad to{at::empty_like(q), at::empty_like(k), at::empty_like(v), {}};
   int64_t most = 0;
   each_turn(all,
             [&](const Turn& t, int64_t, int64_t) { most = std::max(most, plan_of(t).workspace); });
+  const at::Tensor stats = lse.view({n.heads, n.documents, n.length}).transpose(0, 1).contiguous();
   const at::Tensor workspace = at::empty({most}, q.options().dtype(at::kByte));
   each_turn(all, [&](const Turn& t, int64_t document, int64_t kv_head) {
     const int64_t head = kv_head * (n.heads / n.kv_heads), token = document * n.length;

@@ -3,7 +3,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/sort.h>
 
 #include "base/check.h"
 #include "kernels/embedding.h"
@@ -28,14 +27,14 @@ void embedding_backward_(at::Tensor dweight, const at::Tensor& ids, const at::Te
   if (ids.numel() == 0) return;
   const kernels::EmbeddingSizes s{ids.numel(), dweight.size(0), dweight.size(1)};
   TORCH_CHECK(s.vocab <= INT32_MAX, "vocab: expected at most ", INT32_MAX, ", got ", s.vocab);
-  // Stable: tokens ascend among equal ids. 32 bits are sorted in half the passes of 64.
-  const auto [sorted, token] =
-      at::sort(ids.to(at::kInt), /*stable=*/true, /*dim=*/0, /*descending=*/false);
+  TORCH_CHECK(s.tokens <= INT32_MAX / 2 && s.tokens * ((s.hidden + 63) / 64) <= INT32_MAX,
+              "dy: expected fewer than 2³⁰ tokens and 2³⁷ elements on CUDA, got ", dy.sizes());
+  const at::Tensor scratch = at::empty({2, s.tokens, 2}, ids.options().dtype(at::kInt));
+  auto* order = reinterpret_cast<kernels::Occurrence*>(scratch.data_ptr<int32_t>());
+  kernels::order_by_id(order, order + s.tokens, ids.const_data_ptr<int64_t>(), s, stream);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, dy.scalar_type(), "embedding_backward_", [&] {
     auto run = [&](auto* to) {
-      kernels::embedding_backward(to, sorted.template const_data_ptr<int32_t>(),
-                                  token.template const_data_ptr<int64_t>(), in<scalar_t>(dy), s,
-                                  padding, stream);
+      kernels::embedding_backward(to, order, in<scalar_t>(dy), s, padding, stream);
     };
     if (dweight.scalar_type() == dy.scalar_type()) return run(out<scalar_t>(dweight));
     CHECK_DTYPE(dweight, at::toOpMathType(dy.scalar_type()));

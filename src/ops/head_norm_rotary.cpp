@@ -37,16 +37,37 @@ void check_rstd(const at::Tensor& x, const at::Tensor& rstd) {
   CHECK_DTYPE(rstd, at::toOpMathType(x.scalar_type()));
 }
 
+void check_gradient(const at::Tensor& dy, const at::Tensor& x) {
+  const int64_t tokens = x.size(0), heads = x.size(1), head_dim = x.size(2);
+  CHECK_SHAPE(dy, tokens, heads, head_dim);
+  CHECK_DTYPE(dy, x.scalar_type());
+}
+
+constexpr at::Tensor QueryKey::*kBoth[] = {&QueryKey::q, &QueryKey::k};
+
+void check_both(const QueryKey& x, const QueryKey& weight, const at::Tensor& positions,
+                const RotaryTable& table) {
+  for (auto of : kBoth) check_operands(x.*of, weight.*of, positions, table);
+  TORCH_CHECK(x.k.scalar_type() == x.q.scalar_type() && x.k.device() == x.q.device(),
+              "x.k: expected the queries' ", x.q.scalar_type(), " on ", x.q.device(), ", got ",
+              x.k.scalar_type(), " on ", x.k.device());
+}
+
 }  // namespace
 
-HeadNormRotary head_norm_rotary(const at::Tensor& x, const at::Tensor& weight, double eps,
+HeadNormRotary head_norm_rotary(const QueryKey& x, const QueryKey& weight, double eps,
                                 const at::Tensor& positions, const RotaryTable& table) {
-  check_operands(x, weight, positions, table);
+  check_both(x, weight, positions, table);
   TORCH_CHECK(eps > 0, "eps: expected a value above 0, got ", eps);
   if constexpr (kCudaBuild)
-    if (x.is_cuda()) return cuda::head_norm_rotary(x, weight, eps, positions, table);
-  auto [normed, rstd] = rms_norm(by_head(x), weight, eps);
-  return {rotary(normed.view(x.sizes()), positions, table), rstd};
+    if (x.q.is_cuda()) return cuda::head_norm_rotary(x, weight, eps, positions, table);
+  HeadNormRotary result;
+  for (auto of : kBoth) {
+    auto [normed, rstd] = rms_norm(by_head(x.*of), weight.*of, eps);
+    result.y.*of = rotary(normed.view((x.*of).sizes()), positions, table);
+    result.rstd.*of = rstd;
+  }
+  return result;
 }
 
 at::Tensor head_norm_rotary_from(const at::Tensor& x, const at::Tensor& rstd,
@@ -59,19 +80,26 @@ at::Tensor head_norm_rotary_from(const at::Tensor& x, const at::Tensor& rstd,
   return rotary(rms_norm_from(by_head(x), rstd, weight).view(x.sizes()), positions, table);
 }
 
-RmsNormGrad head_norm_rotary_backward(const at::Tensor& dy, const at::Tensor& x,
-                                      const at::Tensor& rstd, const at::Tensor& weight,
-                                      const at::Tensor& positions, const RotaryTable& table) {
-  check_operands(x, weight, positions, table);
-  check_rstd(x, rstd);
-  const int64_t tokens = x.size(0), heads = x.size(1), head_dim = x.size(2);
-  CHECK_SHAPE(dy, tokens, heads, head_dim);
-  CHECK_DTYPE(dy, x.scalar_type());
+HeadNormRotaryGrad head_norm_rotary_backward(const QueryKey& dy, const QueryKey& x,
+                                             const QueryKey& rstd, const QueryKey& weight,
+                                             const at::Tensor& positions,
+                                             const RotaryTable& table) {
+  check_both(x, weight, positions, table);
+  for (auto of : kBoth) {
+    check_rstd(x.*of, rstd.*of);
+    check_gradient(dy.*of, x.*of);
+  }
   if constexpr (kCudaBuild)
-    if (x.is_cuda()) return cuda::head_norm_rotary_backward(dy, x, rstd, weight, positions, table);
-  const at::Tensor dnormed = rotary_backward(dy, positions, table);
-  auto [dx, dweight] = rms_norm_backward(by_head(dnormed), by_head(x), rstd, weight);
-  return {dx.view(x.sizes()), dweight};
+    if (x.q.is_cuda())
+      return cuda::head_norm_rotary_backward(dy, x, rstd, weight, positions, table);
+  HeadNormRotaryGrad grad;
+  for (auto of : kBoth) {
+    const at::Tensor dnormed = rotary_backward(dy.*of, positions, table);
+    auto [dx, dweight] = rms_norm_backward(by_head(dnormed), by_head(x.*of), rstd.*of, weight.*of);
+    grad.dx.*of = dx.view((x.*of).sizes());
+    grad.dweight.*of = dweight;
+  }
+  return grad;
 }
 
 }  // namespace conclave::ops

@@ -5,6 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include <vector>
+
 #include "kernels/rotary.h"
 #include "ops/launch_cuda.h"
 
@@ -27,27 +29,39 @@ kernels::RotaryArgs<kernel_t<S>> args(const at::Tensor& y, const at::Tensor& x,
   return a;
 }
 
+// What queries, or keys, have apart. Tensors that a kernel does not look at may be undefined.
+struct Apart {
+  at::Tensor y, x, dy, rstd, weight;
+};
+
 template <class S>
-kernels::HeadNormRotaryArgs<kernel_t<S>> norm_args(const at::Tensor& y, const at::Tensor& x,
-                                                   const at::Tensor& rstd, const at::Tensor& weight,
+kernels::HeadNormRotaryArgs<kernel_t<S>> norm_args(const std::vector<Apart>& of,
                                                    const at::Tensor& positions,
                                                    const RotaryTable& table) {
   kernels::HeadNormRotaryArgs<kernel_t<S>> a{};
-  a.rotary = args<S>(y, x, positions, table);
-  a.rstd = out<wide_t<S>>(rstd);
-  a.weight = in<S>(weight);
+  for (const Apart& t : of)
+    a.of[a.count++] = {out<S>(t.y),     in<S>(t.x),
+                       in<S>(t.dy),     out<wide_t<S>>(t.rstd),
+                       in<S>(t.weight), static_cast<int>(t.x.size(1))};
+  const at::Tensor& x = of.front().x;
+  a.positions = positions.const_data_ptr<int64_t>();
+  a.cos = in<wide_t<S>>(table.cos);
+  a.sin = in<wide_t<S>>(table.sin);
+  a.tokens = x.size(0);
+  a.known = table.cos.size(0);
+  a.dim = static_cast<int>(x.size(2));
   return a;
 }
 
-OnDevice on_device(const at::Tensor& x, const at::Tensor& positions, const RotaryTable& table,
-                   const at::Tensor& weight = {}, const at::Tensor& rstd = {},
-                   const at::Tensor& dy = {}) {
-  return OnDevice(x, {{"positions", positions},
-                      {"cos", table.cos},
-                      {"sin", table.sin},
-                      {"weight", weight},
-                      {"rstd", rstd},
-                      {"dy", dy}});
+OnDevice on_device(const at::Tensor& x, const at::Tensor& positions, const RotaryTable& table) {
+  return OnDevice(x, {{"positions", positions}, {"cos", table.cos}, {"sin", table.sin}});
+}
+
+OnDevice on_device(const std::vector<Apart>& of, const at::Tensor& positions,
+                   const RotaryTable& table) {
+  const at::Tensor& x = of.front().x;
+  for (const Apart& t : of) OnDevice(x, {{"weight", t.weight}, {"rstd", t.rstd}, {"dy", t.dy}});
+  return on_device(x, positions, table);
 }
 
 void check_head_dim(const at::Tensor& x) {
@@ -71,15 +85,19 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& positions, const Rotary
   return y;
 }
 
-HeadNormRotary head_norm_rotary(const at::Tensor& x, const at::Tensor& weight, double eps,
+HeadNormRotary head_norm_rotary(const QueryKey& x, const QueryKey& weight, double eps,
                                 const at::Tensor& positions, const RotaryTable& table) {
-  check_head_dim(x);
-  const OnDevice stream = on_device(x, positions, table, weight);
-  HeadNormRotary result{
-      at::empty_like(x),
-      at::empty({x.size(0) * x.size(1)}, x.options().dtype(at::toOpMathType(x.scalar_type())))};
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "head_norm_rotary", [&] {
-    auto a = norm_args<scalar_t>(result.y, x, result.rstd, weight, positions, table);
+  check_head_dim(x.q);
+  auto statistics = [](const at::Tensor& x) {
+    return at::empty({x.size(0) * x.size(1)}, x.options().dtype(at::toOpMathType(x.scalar_type())));
+  };
+  const HeadNormRotary result{{at::empty_like(x.q), at::empty_like(x.k)},
+                              {statistics(x.q), statistics(x.k)}};
+  const std::vector<Apart> both{{result.y.q, x.q, {}, result.rstd.q, weight.q},
+                                {result.y.k, x.k, {}, result.rstd.k, weight.k}};
+  const OnDevice stream = on_device(both, positions, table);
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.q.scalar_type(), "head_norm_rotary", [&] {
+    auto a = norm_args<scalar_t>(both, positions, table);
     a.eps = eps;
     kernels::head_norm_rotary(a, stream);
   });
@@ -90,30 +108,35 @@ at::Tensor head_norm_rotary_from(const at::Tensor& x, const at::Tensor& rstd,
                                  const at::Tensor& weight, const at::Tensor& positions,
                                  const RotaryTable& table) {
   check_head_dim(x);
-  const OnDevice stream = on_device(x, positions, table, weight, rstd);
-  at::Tensor y = at::empty_like(x);
+  const std::vector<Apart> one{{at::empty_like(x), x, {}, rstd, weight}};
+  const OnDevice stream = on_device(one, positions, table);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "head_norm_rotary_from", [&] {
-    auto a = norm_args<scalar_t>(y, x, rstd, weight, positions, table);
+    auto a = norm_args<scalar_t>(one, positions, table);
     a.from_rstd = true;
     kernels::head_norm_rotary(a, stream);
   });
-  return y;
+  return one.front().y;
 }
 
-RmsNormGrad head_norm_rotary_backward(const at::Tensor& dy, const at::Tensor& x,
-                                      const at::Tensor& rstd, const at::Tensor& weight,
-                                      const at::Tensor& positions, const RotaryTable& table) {
-  check_head_dim(x);
-  const OnDevice stream = on_device(x, positions, table, weight, rstd, dy);
-  const int64_t rows = x.size(0) * x.size(1), dim = x.size(2);
-  RmsNormGrad grad{at::empty_like(x), at::empty({dim}, rstd.options())};
-  const at::Tensor parts = at::empty({kernels::head_norm_parts(rows), dim}, rstd.options());
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "head_norm_rotary_backward", [&] {
-    kernels::head_norm_rotary_backward(
-        out<scalar_t>(grad.dx), out<wide_t<scalar_t>>(grad.dweight), out<wide_t<scalar_t>>(parts),
-        in<scalar_t>(dy), norm_args<scalar_t>({}, x, rstd, weight, positions, table), stream);
-  });
-  return grad;
+HeadNormRotaryGrad head_norm_rotary_backward(const QueryKey& dy, const QueryKey& x,
+                                             const QueryKey& rstd, const QueryKey& weight,
+                                             const at::Tensor& positions,
+                                             const RotaryTable& table) {
+  check_head_dim(x.q);
+  const std::vector<Apart> both{{at::empty_like(x.q), x.q, dy.q, rstd.q, weight.q},
+                                {at::empty_like(x.k), x.k, dy.k, rstd.k, weight.k}};
+  const OnDevice stream = on_device(both, positions, table);
+  const int64_t dim = x.q.size(2);
+  const at::Tensor dweight = at::empty({2, dim}, rstd.q.options());
+  AT_DISPATCH_FLOATING_TYPES_AND(
+      at::kBFloat16, x.q.scalar_type(), "head_norm_rotary_backward", [&] {
+        const auto a = norm_args<scalar_t>(both, positions, table);
+        const at::Tensor parts =
+            at::empty({kernels::head_norm_parts(a), 2, dim}, dweight.options());
+        kernels::head_norm_rotary_backward(out<wide_t<scalar_t>>(dweight),
+                                           out<wide_t<scalar_t>>(parts), a, stream);
+      });
+  return {{both[0].y, both[1].y}, {dweight[0], dweight[1]}};
 }
 
 }  // namespace conclave::ops::cuda

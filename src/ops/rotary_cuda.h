@@ -9,13 +9,13 @@ namespace conclave::ops::cuda {
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& positions, const RotaryTable& table,
                   RotaryForm form, int64_t passed, bool back);
 
-HeadNormRotary head_norm_rotary(const at::Tensor& x, const at::Tensor& weight, double eps,
+HeadNormRotary head_norm_rotary(const QueryKey& x, const QueryKey& weight, double eps,
                                 const at::Tensor& positions, const RotaryTable& table);
 at::Tensor head_norm_rotary_from(const at::Tensor& x, const at::Tensor& rstd,
                                  const at::Tensor& weight, const at::Tensor& positions,
                                  const RotaryTable& table);
-RmsNormGrad head_norm_rotary_backward(const at::Tensor& dy, const at::Tensor& x,
-                                      const at::Tensor& rstd, const at::Tensor& weight,
-                                      const at::Tensor& positions, const RotaryTable& table);
+HeadNormRotaryGrad head_norm_rotary_backward(const QueryKey& dy, const QueryKey& x,
+                                             const QueryKey& rstd, const QueryKey& weight,
+                                             const at::Tensor& positions, const RotaryTable& table);
 
 }  // namespace conclave::ops::cuda

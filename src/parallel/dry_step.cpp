@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "parallel/segment_weights.h"
+
 namespace conclave::parallel {
 namespace {
 
@@ -66,21 +68,20 @@ std::vector<Segment> segments_of(const nn::Decoder& decoder, const RunOptions& r
 }
 
 void dry_micro_batch(nn::Decoder& decoder, Units& units, comm::Dispatcher& dispatcher,
-                     const DryStep& step) {
+                     const DryStep& step, bool last) {
+  RunOptions run = step.run;
+  run.last = last;
   std::vector<DryLayer> layers;
   for (size_t i = 0; i < decoder.layers.size() + decoder.mtp.size(); ++i)
     layers.emplace_back(decoder.layer(i), step.tokens, decoder.hidden,
-                        decoder.embedding_unit->dtype(), dispatcher, step.run);
-  const std::vector<Segment> segments = segments_of(decoder, step.run);
+                        decoder.embedding_unit->dtype(), dispatcher, run);
+  const std::vector<Segment> segments = segments_of(decoder, run);
+  SegmentWeights weights(decoder, units, segments, run);
   const auto with_weights = [&](int index, bool backward, const auto& body) {
     const Segment s = segments[static_cast<size_t>(index)];
-    const auto [first, second] = units_of(decoder, s, backward, step.run);
-    units.gather(first);
-    units.gather(second);
+    weights.begin(index, backward);
     if (s.layer >= 0) body(layers[static_cast<size_t>(s.layer)], s.kind);
-    for (nn::Unit* unit : {first, second})
-      if (unit && !needed_again(decoder, segments, index, backward, step.run, unit))
-        units.release(unit);
+    weights.end(index, backward);
   };
   const int count = static_cast<int>(segments.size());
   for (int i = 0; i < count; ++i)
@@ -101,9 +102,9 @@ void dry_step(nn::Decoder& decoder, Units& units, comm::Dispatcher& dispatcher,
   };
   sum(3, at::kDouble);  // scored tokens, rows, tokens
   for (int64_t i = 0; i < step.micro_batches; ++i)
-    dry_micro_batch(decoder, units, dispatcher, step);
+    dry_micro_batch(decoder, units, dispatcher, step, i + 1 == step.micro_batches);
   units.reduce_grads();
-  sum(4 + (step.capacity ? 2 * world.size() : 0), at::kDouble);  // losses; loads
+  sum(6 + (step.capacity ? 2 * world.size() : 0), at::kDouble);  // losses, odd ranks; loads
   const size_t modules = step.run.mtp_weight != 0 ? decoder.mtp.size() : 0;
   for (size_t i = 0; i < decoder.layers.size() + modules; ++i)
     if (decoder.layer(i).block->has_experts()) sum(decoder.layer(i).facts.experts, at::kLong);

@@ -45,8 +45,15 @@ LayerRun::LayerRun(const nn::Layer& layer, const nn::Rows& rows, comm::Dispatche
 
 void LayerRun::dispatch() {
   layout_ = dispatcher_.prepare(routed_.ids, layer_.facts.experts);
-  received_ = experts_.input(dispatcher_.dispatch(layout_, routed_.x.data));
-  weights_ = experts_.input(dispatcher_.dispatch_weights(layout_, routed_.weights.data), "router");
+  at::Tensor rows, weights;
+  rows_on_way_ = dispatcher_.lane().start(
+      [&] {
+        rows = dispatcher_.dispatch(layout_, routed_.x.data);
+        weights = dispatcher_.dispatch_weights(layout_, routed_.weights.data);
+      },
+      {routed_.x.data, routed_.weights.data});
+  received_ = experts_.input(std::move(rows));
+  weights_ = experts_.input(std::move(weights), "router");
   // Made again with the saved layout, from what the router kept.
   nn::Saved x = route_.save(routed_.x);
   received_.made_again_by("dispatch", [&dispatcher = dispatcher_, x, layout = layout_] {
@@ -61,6 +68,19 @@ void LayerRun::dispatch() {
   routed_.x.data.reset();
   routed_.weights.data.reset();
   routed_.x.recipe = nullptr;
+}
+
+void LayerRun::finish_combine() {
+  const Part part("combine");
+  rows_on_way_.wait();
+  if (shared_out_.data.defined()) combined_.add_(std::exchange(shared_out_.data, {}));
+  shared_out_.recipe = nullptr;
+}
+
+void LayerRun::backward_shared() {
+  const Part part = part_of(SegmentKind::shared);
+  shared_.seed(shared_out_, std::exchange(dshared_out_, {}));
+  finish_tape(shared_, options_);
 }
 
 void LayerRun::forward(SegmentKind kind, at::Tensor& hidden) {
@@ -94,19 +114,21 @@ void LayerRun::forward(SegmentKind kind, at::Tensor& hidden) {
       shared_in_.recipe = nullptr;
       break;
     case SegmentKind::experts:
+      rows_on_way_.wait();
       experts_out_ = block.experts(experts_, {received_, weights_, layout_.offsets});
       received_.data.reset();
       weights_.data.reset();
       received_.recipe = nullptr;
       break;
     case SegmentKind::combine:
-      combined_ = dispatcher_.combine(layout_, experts_out_.data);
+      rows_on_way_ = dispatcher_.lane().start(
+          [&] { combined_ = dispatcher_.combine(layout_, experts_out_.data); },
+          {experts_out_.data});
       experts_out_.data.reset();
       experts_out_.recipe = nullptr;
-      if (shared_out_.data.defined()) combined_.add_(pass_on(shared_out_));
-      shared_out_.recipe = nullptr;
       break;
     case SegmentKind::join:
+      finish_combine();
       join_h_ = join_.input(hidden, "residual");
       join_combined_ = join_.input(std::exchange(combined_, {}));
       out_ = block.join(join_, join_h_, join_combined_);
@@ -121,6 +143,7 @@ void LayerRun::forward(SegmentKind kind, at::Tensor& hidden) {
 
 void LayerRun::backward(SegmentKind kind, at::Tensor& dhidden) {
   const Part part = part_of(kind);
+  comm::Lane& lane = dispatcher_.lane();
   switch (kind) {
     case SegmentKind::feed_forward:
       join_.seed(out_, std::exchange(dhidden, {}));
@@ -134,25 +157,38 @@ void LayerRun::backward(SegmentKind kind, at::Tensor& dhidden) {
       dcombined_ = join_.take_grad(join_combined_);
       break;
     case SegmentKind::combine:
-      dexperts_out_ = dispatcher_.dispatch(layout_, dcombined_);
+      rows_on_way_ = lane.start([&] { dexperts_out_ = dispatcher_.dispatch(layout_, dcombined_); },
+                                {dcombined_});
       if (layer_.block->has_shared_expert()) dshared_out_ = dcombined_;
       dcombined_.reset();
+      if (lane.is_open() && dshared_out_.defined()) backward_shared();
       break;
     case SegmentKind::experts:
+      rows_on_way_.wait();
       experts_.seed(experts_out_, std::exchange(dexperts_out_, {}));
-      finish_tape(experts_, options_);
+      if (options_.experts_gradients_late)
+        experts_.run_backward();
+      else
+        finish_tape(experts_, options_);
       dreceived_ = experts_.take_grad(received_);
       dweights_ = experts_.take_grad(weights_);
       break;
     case SegmentKind::shared:
-      shared_.seed(shared_out_, std::exchange(dshared_out_, {}));
-      finish_tape(shared_, options_);
+      if (!lane.is_open()) backward_shared();
       break;
-    case SegmentKind::dispatch:
-      dx_ = dispatcher_.combine(layout_, std::exchange(dreceived_, {}));
-      drouting_ = dispatcher_.combine_weights(layout_, std::exchange(dweights_, {}));
+    case SegmentKind::dispatch: {
+      const at::Tensor rows = std::exchange(dreceived_, {}), weights = std::exchange(dweights_, {});
+      rows_on_way_ = lane.start(
+          [&] {
+            dx_ = dispatcher_.combine(layout_, rows);
+            drouting_ = dispatcher_.combine_weights(layout_, weights);
+          },
+          {rows, weights});
+      if (options_.experts_gradients_late) experts_.run_weight_gradients();
       break;
+    }
     case SegmentKind::route:
+      rows_on_way_.wait();
       route_.seed(route_in_, std::exchange(dh_, {}));  // to be added where the norm's comes
       route_.seed(routed_.x, std::exchange(dx_, {}), /*own=*/true);
       if (layer_.block->has_shared_expert()) route_.seed(routed_.x, shared_.take_grad(shared_in_));

@@ -1,4 +1,7 @@
-// One layer on a micro-batch's way: its tapes, and what passes between its segments.
+// One layer on a micro-batch's way: its tapes, and what passes between its segments. Dispatch and
+// combine, and their backward, start on the dispatcher's lane; the segment that needs what they
+// bring waits for it. Where that lane is open the shared expert's backward and the experts' weight
+// gradients run while rows are on their way.
 #pragma once
 #include <vector>
 
@@ -27,6 +30,8 @@ class LayerRun {
 
  private:
   void dispatch();
+  void finish_combine();
+  void backward_shared();
 
   const nn::Layer& layer_;
   const nn::Rows& rows_;
@@ -38,6 +43,7 @@ class LayerRun {
       experts_out_, join_h_, join_combined_, out_;
   nn::Routed routed_;
   comm::Dispatch layout_;
+  comm::OnWay rows_on_way_;    // of the dispatch or combine that was started last
   at::Tensor combined_;        // from combine to join
   at::Tensor dh_, dcombined_;  // gradients that join leaves for mix and combine
   at::Tensor dshared_out_, dexperts_out_, dreceived_, dweights_, dx_, drouting_;

@@ -29,6 +29,12 @@ at::Tensor plus(const at::Tensor& a, const at::Tensor& b) {
   return a.defined() && b.defined() ? at::add(a, b) : a.defined() ? a : b;
 }
 
+// Also says what follows from where rows move.
+RunOptions with_lane(RunOptions options, comm::Dispatcher& dispatcher) {
+  options.experts_gradients_late = dispatcher.lane().is_open() && !options.defer_weight_gradients;
+  return options;
+}
+
 at::Tensor count_scored(const at::Tensor& labels) {
   return labels.defined() ? labels.ne(ops::kIgnore).sum().view({1}) : at::Tensor();
 }
@@ -41,7 +47,8 @@ MicroBatch::MicroBatch(nn::Decoder& decoder, Units& units, comm::Dispatcher& dis
       units_(units),
       dispatcher_(dispatcher),
       batch_(std::move(batch)),
-      options_(std::move(options)),
+      options_(with_lane(std::move(options), dispatcher)),
+      weights_(decoder, units, segments_, options_),
       embed_(options_.training, options_.recompute),
       head_(embed_) {
   const nn::Tape fresh = embed_;
@@ -73,17 +80,10 @@ void MicroBatch::add_layer(int index, const nn::Rows& rows, const nn::Tape& fres
     segments_.push_back({kind, index});
 }
 
-// Runs `body` with the weights of a segment gathered, and releases those that its layer needs no
-// more.
 void MicroBatch::with_weights(int index, bool backward, const std::function<void()>& body) {
-  const Segment s = segments_[static_cast<size_t>(index)];
-  const auto [first, second] = units_of(decoder_, s, backward, options_);
-  units_.gather(first);
-  units_.gather(second);
+  weights_.begin(index, backward);
   body();
-  for (nn::Unit* unit : {first, second})
-    if (unit && !needed_again(decoder_, segments_, index, backward, options_, unit))
-      units_.release(unit);
+  weights_.end(index, backward);
 }
 
 void MicroBatch::forward(int index) {

@@ -13,7 +13,7 @@
 #include "parallel/head_run.h"
 #include "parallel/layer_run.h"
 #include "parallel/mtp_run.h"
-#include "parallel/segment.h"
+#include "parallel/segment_weights.h"
 #include "parallel/units.h"
 
 namespace conclave::parallel {
@@ -79,6 +79,7 @@ class MicroBatch {
   const Batch batch_;
   const RunOptions options_;
   std::vector<Segment> segments_;
+  SegmentWeights weights_;
   nn::Tape embed_;
   nn::Value embedded_;
   std::vector<LayerRun> layers_;

@@ -22,6 +22,8 @@ UnitsOfSegment units_of(const nn::Decoder& decoder, Segment s, bool backward,
         return {layer.experts, layer.dense};
       return {layer.experts};
     case SegmentKind::dispatch:
+      return backward && options.experts_gradients_late ? UnitsOfSegment{layer.experts}
+                                                        : UnitsOfSegment{};
     case SegmentKind::combine:
       return {};
     case SegmentKind::mtp_join:

@@ -36,6 +36,11 @@ struct RunOptions {
   // In training with labels: weight of multi-token prediction's loss, the mean over the modules of
   // Σ of their token losses times loss_seed; 0: the modules do not run.
   double mtp_weight = 0;
+  // The step's last micro-batch: a unit's gradient is reduced as soon as its backward has passed.
+  bool last = false;
+  // The experts' weight gradients run while their rows' gradient goes back: set where that goes
+  // beside (comm::Dispatcher::lane), but with defer_weight_gradients.
+  bool experts_gradients_late = false;
 };
 
 enum class SegmentKind {

@@ -111,13 +111,19 @@ int64_t gpu_scratch(const LayerShape& l, const ModelShape& model, const Training
                       again("norm") + buffer;
   const int64_t q = l.query_width(), a = l.value_width(),
                 kv = l.mla.kv_rank ? q + a : 2 * l.kv_heads * l.head_dim;
-  // Operands made again by latent attention, gradients, and cuDNN's fp32 sum of the queries'.
+  // cuDNN's fp32 sum of the queries' gradients; in deterministic mode the scores' gradient instead
+  // (ops::cuda::kCudnnScores).
+  const int64_t within =
+      run.deterministic_row > 0 && l.window == 0
+          ? std::min(2 * l.heads * run.tokens * run.deterministic_row, int64_t{1} << 30)
+          : 4 * q * run.tokens;
+  // Operands made again by latent attention, and gradients.
   const int64_t mix =
-      (2 * model.hidden + a + (l.mla.kv_rank ? q + kv : 0) + q + 2 * kv) * e.weight + q * 4 +
+      (2 * model.hidden + a + (l.mla.kv_rank ? q + kv : 0) + q + 2 * kv) * e.weight +
       again("norm") + again("qkv") + again("rotary") + again("attention") - kept("dispatch") -
       kept("gate_up") - kept("swiglu");
   return std::max({activation * run.tokens, fc2 * run.tokens + weight_gradient / 2,
-                   fc1 * run.tokens + weight_gradient, mix * run.tokens});
+                   fc1 * run.tokens + weight_gradient, mix * run.tokens + within});
 }
 
 // On a GPU: a chunk of logits in the weights' type, with the normed states and their gradient.
@@ -235,7 +241,7 @@ MemoryForecast forecast_memory(const ModelShape& model, const TrainingRun& run) 
     saved["residual"] += model.hidden * e.weight * run.tokens;
     saved["statistics"] += e.wide * run.tokens;
   }
-  for (const auto& [c, bytes] : saved) add("activations: " + c, bytes);
+  for (const auto& [c, bytes] : saved) add("activations: " + c, bytes * run.at_once);
 
   if (run.on_gpu) {
     const int64_t layer = gpu_scratch(model.layers.back(), model, run, e),

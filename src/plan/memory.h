@@ -42,12 +42,14 @@ struct TrainingRun {
   int64_t grad_bytes = 0;    // an element of the gradient; 0: wide
   int64_t dense_shards = 1;  // moments and low bits of 1/dense_shards of all but the experts
   int64_t tokens = 0;        // of one micro-batch: rows · row length
+  int64_t at_once = 1;       // micro-batches whose activations are kept at a time
   std::set<std::string> recompute = {};  // tensor classes
   bool on_gpu = false;
-  int64_t max_logits = int64_t{1} << 22;    // elements of a chunk (ops/cross_entropy.h)
-  int64_t data_bytes = 0;                   // tokenized text and what packing keeps
-  double received = 0;                      // rows a token that come from other ranks' tokens
-  bool saves = true;                        // checkpoints are written from a copy in memory
+  int64_t deterministic_row = 0;          // on a GPU in deterministic mode: tokens of a row, else 0
+  int64_t max_logits = int64_t{1} << 22;  // elements of a chunk (ops/cross_entropy.h)
+  int64_t data_bytes = 0;                 // tokenized text and what packing keeps
+  double received = 0;                    // rows a token that come from other ranks' tokens
+  bool saves = true;                      // checkpoints are written from a copy in memory
   int64_t base_bytes = int64_t{150} << 20;  // the program and libtorch before anything is allocated
 };
 

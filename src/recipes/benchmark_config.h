@@ -53,6 +53,21 @@ struct CpuSection {
   }
 };
 
+// What stands for the time of a transfer between ranks.
+struct TransferSection {
+  int64_t dispatch = 0, combine = 0;
+  std::string beside = "nothing";
+  void fields(auto& f) {
+    f("dispatch", dispatch, "microseconds that each dispatch takes longer", not_negative);
+    f("combine", combine, "microseconds that each combine takes longer", not_negative);
+    f("beside", beside,
+      "what is computed meanwhile on a GPU: nothing; what a micro-batch itself has (its shared "
+      "expert, "
+      "weight gradients); or a second micro-batch too, whose activations are kept as well",
+      one_of({"nothing", "micro_batch", "two_micro_batches"}));
+  }
+};
+
 struct BenchmarkConfig {
   std::string output, profile;
   int64_t seed = 1234;
@@ -70,6 +85,7 @@ struct BenchmarkConfig {
   BenchmarkModelSection model;
   LayoutSection layout;
   BenchmarkBatchSection batch;
+  TransferSection transfer;
   CpuSection cpu;
 
   void fields(auto& f) {
@@ -107,6 +123,8 @@ struct BenchmarkConfig {
     f("model", model, "what is run");
     f("layout", layout, "the published run of which one rank's share is measured");
     f("batch", batch, "how much at a time");
+    f("transfer", transfer,
+      "delays in the place of what other ranks would send, to see them hidden");
     f("cpu", cpu, "the smaller run without a GPU");
   }
 };

@@ -225,6 +225,8 @@ nlohmann::json results(const RankShare& s, const BenchmarkConfig& c, const Figur
                    {"gemm_tflops", f.rates.gemm / 1e12},
                    {"of_gemm", tokens * flops / f.rates.gemm},
                    {"rows_received_per_token", f.rows_per_token},
+                   {"beside_transfers", c.transfer.beside},
+                   {"delays_per_step", f.delayed},
                    {"peak_memory_bytes", f.peak},
                    {"forecast_memory_bytes", s.forecast.total()},
                    {"cuda_graph", c.cuda_graph},
@@ -255,6 +257,9 @@ void print_results(const RankShare& s, const BenchmarkConfig& c, const Figures& 
   else
     std::printf("MFU                not known: the peak of this device is not\n");
   std::printf("rows received      %.2f a token\n", f.rows_per_token);
+  if (f.delayed > 0)
+    std::printf("delays             %.3f s in a step, for transfers; meanwhile: %s\n", f.delayed,
+                c.transfer.beside.c_str());
   std::printf("peak memory        %s, forecast %s (%+.1f %%)\n", bytes(f.peak).c_str(),
               bytes(s.forecast.total()).c_str(),
               100 * (static_cast<double>(f.peak) / static_cast<double>(s.forecast.total()) - 1));

@@ -3,7 +3,6 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <set>
 #include <vector>
@@ -14,18 +13,11 @@
 #include "parallel/dry_step.h"
 #include "recipes/dry_run.h"
 #include "recipes/model_io.h"
+#include "recipes/ranks.h"
+#include "recipes/shape.h"
 
 namespace conclave::recipes {
 namespace {
-
-// Rows that each rank of an ep group gets from another in the mean, where experts are chosen
-// uniformly: tokens times the chance that one of top_k distinct experts is the rank's.
-int64_t rows_each(int64_t tokens, int64_t experts, int64_t top_k, int64_t ranks) {
-  double none = 1;
-  for (int64_t j = 0; j < top_k; ++j)
-    none *= static_cast<double>(experts - experts / ranks - j) / static_cast<double>(experts - j);
-  return static_cast<int64_t>(std::ceil(static_cast<double>(tokens) * (1 - std::max(none, 0.0))));
-}
 
 // layers.12.experts → layers.*.experts
 std::string kind_of(const std::string& unit) {
@@ -39,6 +31,7 @@ std::string kind_of(const std::string& unit) {
 }
 
 void count(parallel::Units& units, DryRanks& rank) {
+  rank.gathered = units.gathered_bytes();
   for (const auto& s : units.shards()) {
     const auto bytes = [](const at::Tensor& t) { return static_cast<int64_t>(t.nbytes()); };
     const bool experts = s.unit->name().ends_with(".experts");
@@ -48,10 +41,8 @@ void count(parallel::Units& units, DryRanks& rank) {
     const int64_t whole = s.unit->layout().padded(s.over->size());
     rank.gradients += bytes(s.grad);
     rank.moments += 2 * bytes(s.grad) + (element == 2 ? 2 : 0) * s.range.size();
-    if (s.over->size() > 1) {
-      rank.gathered += element * whole;
+    if (s.over->size() > 1)
       rank.whole_gradients += static_cast<int64_t>(s.grad.element_size()) * whole;
-    }
     const DryUnits unit{kind_of(s.unit->name()), 1, whole, experts ? "ep_shard" : "dp_shard",
                         s.over->size()};
     const auto same = std::find_if(rank.units.begin(), rank.units.end(), [&](const DryUnits& u) {
@@ -76,47 +67,49 @@ DryRanks run_dry(const PretrainConfig& c, const ModelChoice& choice, const comm:
                               .places = choice.places,
                               .mtp = choice.mtp_weight != 0,
                               .ranks = &factory,
-                              .layout = layout});
+                              .layout = layout,
+                              .release_weights = c.parallel.weights == "release"});
   count(*m.units, out);
   const int64_t rows = std::max<int64_t>(c.batch.rows / layout.world(), 1),
                 at_once = rows_at_once(c, layout.world()), tokens = at_once * c.data.seq_len;
-  int64_t each = 0;
-  for (const auto& layer : m.decoder->layers)
-    if (layer.facts.experts > 0) {
-      each = rows_each(tokens, layer.facts.experts, layer.facts.top_k, layout.ep);
-      out.experts = layer.facts.experts;
-    }
-  comm::DryDispatcher dispatcher(*m.groups.ep, each);
+  const comm::LoadFacts facts = load_facts(shape_of(*m.decoder), tokens, layout.ep);
+  out.experts = facts.experts;
+  if (c.parallel.capacity) {
+    comm::CapacityState begin;
+    comm::CapacityRule(facts, *c.parallel.capacity).begin(begin);
+    out.capacity = begin.now;
+  }
+  comm::DryDispatcher dispatcher(
+      *m.groups.ep, out.capacity ? out.capacity->peer_rows : comm::even_load(facts).peer_rows,
+      out.capacity.has_value());
   parallel::RunOptions run;
   run.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   run.mtp_weight = choice.mtp_weight;
-  parallel::dry_step(
-      *m.decoder, *m.units, dispatcher,
-      {.tokens = tokens, .micro_batches = (rows + at_once - 1) / at_once, .run = run});
+  parallel::dry_step(*m.decoder, *m.units, dispatcher,
+                     {.tokens = tokens,
+                      .micro_batches = (rows + at_once - 1) / at_once,
+                      .run = run,
+                      .capacity = out.capacity.has_value()});
   return out;
 }
 
-comm::RankLayout layout_of(const PretrainConfig& c, const ModelChoice& choice, int world) {
-  int64_t experts = 0;
-  const nn::Decoder whole =
-      describe_model(choice.config, choice.from,
-                     {.dtype = parse_dtype(c.dtype, "dtype"), .places = choice.places});
-  for (const auto& layer : whole.layers) experts = std::max(experts, layer.facts.experts);
-  return comm::make_layout(c.parallel,
-                           {.world = world,
-                            .ranks_per_node = world % kRanksOfNode == 0 ? kRanksOfNode : world,
-                            .experts = experts},
-                           [](const std::string& key, const std::string& what) {
-                             return ConfigError("`parallel." + key + "`: " + what);
-                           });
+int ranks_of(const comm::ParallelConfig& p) {
+  const bool dense = p.dp_replicate || p.dp_shard;
+  return static_cast<int>(dense ? p.dp_replicate.value_or(1) * p.dp_shard.value_or(1)
+                                : p.ep.value_or(1) * p.ep_replicate.value_or(1));
 }
 
 }  // namespace
 
-std::optional<DryRanks> dry_ranks(const PretrainConfig& c, const ModelChoice& choice) {
-  const int64_t world = c.parallel.dp_replicate.value_or(1) * c.parallel.dp_shard.value_or(1);
-  if (world == 1) return std::nullopt;
-  const comm::RankLayout layout = layout_of(c, choice, static_cast<int>(world));
+std::optional<DryRanks> dry_ranks(const PretrainConfig& c, const ConfigSource& source,
+                                  const ModelChoice& choice, const nn::Decoder& decoder) {
+  const auto place = place_here();
+  const int ranks = place ? place->world : ranks_of(c.parallel);
+  if (ranks == 1) return std::nullopt;
+  const int per_node = place                       ? place->local_world
+                       : ranks % kRanksOfNode == 0 ? kRanksOfNode
+                                                   : ranks;
+  const comm::RankLayout layout = layout_of(c, source, decoder, ranks, per_node);
   DryRanks first = run_dry(c, choice, layout, 0);
   const DryRanks last = run_dry(c, choice, layout, layout.world() - 1);
   TORCH_CHECK(first.ledger.rows() == last.ledger.rows(), "dry run: ranks 0 and ",
@@ -132,6 +125,10 @@ std::string ranks_page(const DryRanks& r) {
                    static_cast<long long>(u.elements)) +
             (u.ranks > 1 ? format("  cut over the %d ranks of %s\n", u.ranks, u.group.c_str())
                          : std::string("  whole\n"));
+  if (r.capacity)
+    text += format("It begins with room for %lld rows from each rank, %lld for its experts\n",
+                   static_cast<long long>(r.capacity->peer_rows),
+                   static_cast<long long>(r.capacity->expert_rows));
   return text + "What it sends or gets in a step, even routing; whole buffers\n" +
          r.ledger.table() + "\n";
 }

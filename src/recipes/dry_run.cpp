@@ -14,8 +14,8 @@
 
 namespace conclave::recipes {
 
-int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device device,
-                  const std::string& config_path, const std::string& svg) {
+int print_dry_run(const PretrainConfig& c, const ConfigSource& source, const ModelChoice& choice,
+                  at::Device device, const std::string& config_path, const std::string& svg) {
   const nn::Decoder decoder = describe_model(choice.config, choice.from,
                                              {.dtype = parse_dtype(c.dtype, "dtype"),
                                               .coefs = router_coefs(c.model),
@@ -34,7 +34,7 @@ int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device
   std::printf("\n# FLOPs of a token, forward and backward, in rows of %lld\n%s\n",
               static_cast<long long>(c.data.seq_len),
               flops_table(plan::flops_per_token(shape, c.data.seq_len)).c_str());
-  const std::optional<DryRanks> ranks = dry_ranks(c, choice);
+  const std::optional<DryRanks> ranks = dry_ranks(c, source, choice, decoder);
   PretrainConfig of_rank = c;
   if (ranks) of_rank.batch.micro_rows = rows_at_once(c, ranks->layout.world());
   plan::MemoryForecast memory = forecast(of_rank, shape, device, expected_data_bytes(c));
@@ -47,7 +47,9 @@ int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device
   if (!svg.empty()) {
     if (!ranks)
       throw ConfigError(
-          "--svg: a picture is of several ranks; set parallel.dp_replicate or parallel.dp_shard");
+          "--svg: a picture is of several ranks; set parallel.dp_replicate or parallel.dp_shard, "
+          "or "
+          "start as many (conclave launch -n N)");
     const std::string model =
         decoder.architecture + " of " + parameter_count(parameters.total) + " parameters";
     write_file_atomic(svg, plan::rank_picture_svg(picture_of(*ranks, model)));

@@ -35,7 +35,11 @@ ModelChoice choose_model(const PretrainConfig& c, const ConfigSource& source);
 // The effective config, parameters, memory forecast on the device that would be used, and the
 // one-token page. `svg`: the file for a picture of the ranks (plan/rank_picture.h), or empty.
 // Returns 0.
-int print_dry_run(const PretrainConfig& c, const ModelChoice& choice, at::Device device,
-                  const std::string& config_path, const std::string& svg);
+int print_dry_run(const PretrainConfig& c, const ConfigSource& source, const ModelChoice& choice,
+                  at::Device device, const std::string& config_path, const std::string& svg);
+
+// How so many ranks, `per_node` on each node, share the work of a step, or why they cannot.
+comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
+                           const nn::Decoder& decoder, int ranks, int per_node);
 
 }  // namespace conclave::recipes

@@ -56,6 +56,7 @@ Figures measure_on_cpu(const RankShare& s, const BenchmarkConfig& c) {
     write_file_atomic(c.profile, trace.json());
   }
   f.rows_per_token = run.rows_per_token();
+  f.delayed = run.delayed() / static_cast<double>(c.warmup + c.steps + (c.profile.empty() ? 0 : 1));
   f.peak = static_cast<int64_t>(peak_resident_memory());
   f.rates = {.gemm = gemm_rate(1024), .gemm_size = 1024};
   return f;

@@ -23,6 +23,7 @@ struct Figures {
   double first_step = 0;  // seconds from the launch of the program to the end of the first step
   std::vector<double> losses;  // of these steps, nats a token
   double rows_per_token = 0;
+  double delayed = 0;  // seconds of a step's delays that stand for transfers, all together
   Rates rates;
   int64_t peak = 0;  // bytes at most: of the process, on a GPU of tensors
   TimeByPart parts;  // of a step

@@ -76,6 +76,7 @@ void run_steps(const RankShare& s, const BenchmarkConfig& c, at::Device device, 
   f.memory_calls = memory.calls - calls;
   trace_steps(run, c, f);
   f.rows_per_token = run.rows_per_token();
+  f.delayed = run.delayed() / static_cast<double>(c.warmup + c.steps + c.traced_steps);
 }
 
 }  // namespace

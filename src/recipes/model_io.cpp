@@ -55,8 +55,13 @@ Model make_model(nlohmann::json config, const std::string& from, const ModelOpti
   OneRank one;
   m.groups = comm::make_groups(o.layout, o.ranks ? *o.ranks : one);
   m.units = std::make_unique<parallel::Units>(
-      *m.decoder, m.groups, parallel::UnitsOptions{.training = o.training, .device = o.device});
+      *m.decoder, m.groups,
+      parallel::UnitsOptions{.training = o.training,
+                             .release_after_use = o.ranks && o.release_weights,
+                             .device = o.device,
+                             .overlap = o.overlap});
   m.dispatcher = comm::make_dispatcher(o.dispatcher, *m.groups.ep);
+  if (o.overlap && m.groups.ep->size() > 1) m.dispatcher->lane().open("rows", o.device);
   return m;
 }
 

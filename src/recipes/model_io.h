@@ -43,6 +43,7 @@ struct ModelOptions {
   comm::CommFactory* ranks = nullptr;
   comm::RankLayout layout = {};
   std::string dispatcher = "all_to_all";  // comm::make_dispatcher
+  bool release_weights = false, overlap = true;
 };
 
 // The decoder alone, without memory for its weights.

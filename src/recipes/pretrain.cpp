@@ -14,6 +14,7 @@
 #include "comm/call_times.h"
 #include "optim/adamw.h"
 #include "recipes/device.h"
+#include "recipes/dry_ranks.h"
 #include "recipes/dry_run.h"
 #include "recipes/measure.h"
 #include "recipes/model_io.h"
@@ -61,32 +62,6 @@ void check_same_model(const nlohmann::json& ours, const std::string& checkpoint)
                         "; set it back, or choose another output");
 }
 
-// How the ranks share the work, or why they cannot.
-comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
-                           const nn::Decoder& decoder, const comm::World* world) {
-  int64_t experts = 0;
-  for (const auto& layer : decoder.layers) experts = std::max(experts, layer.facts.experts);
-  const comm::LayoutFacts facts{.world = world ? world->world() : 1,
-                                .ranks_per_node = world ? world->place().local_world : 1,
-                                .experts = experts};
-  const comm::RankLayout layout =
-      comm::make_layout(c.parallel, facts, [&](const std::string& key, const std::string& what) {
-        return source.error("parallel." + key, what);
-      });
-  if (c.batch.rows % facts.world != 0)
-    throw source.error(
-        "batch.rows",
-        format("expected a multiple of %d, the number of ranks, as "
-               "%lld is; got %lld",
-               facts.world, static_cast<long long>((c.batch.rows / facts.world + 1) * facts.world),
-               static_cast<long long>(c.batch.rows)));
-  if (!world && source.is_set("checkpoint.layout"))
-    throw source.error("checkpoint.layout", "has no effect on one rank; leave it out");
-  if (world && c.cuda_graph)
-    throw source.error("cuda_graph", "is for one rank; leave it out with several");
-  return layout;
-}
-
 int pretrain_here(const std::string& config_path, const std::vector<std::string>& sets,
                   bool dry_run, const std::string& svg, comm::World* world) {
   const auto config = read_config<PretrainConfig>(config_path, sets, "pretrain");
@@ -108,11 +83,16 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
       choose_device(c.device, source.location("device"), dtype);
   if (c.cuda_graph && !device.is_cuda())
     throw source.error("cuda_graph", "needs a GPU; leave it out on the CPU");
-  if (dry_run) return print_dry_run(c, choice, device, config_path, svg);
+  if (source.is_set("parallel.overlap") && !device.is_cuda())
+    throw source.error("parallel.overlap", "has no effect on the CPU; leave it out");
+  if (dry_run) return print_dry_run(c, source, choice, device, config_path, svg);
 
   install_stop_handlers();
-  options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options), world);
-  options.dispatcher = c.parallel.dispatcher;
+  options.layout = layout_of(c, source, describe_model(choice.config, choice.from, options),
+                             world ? world->world() : 1, world ? world->place().local_world : 1);
+  options.dispatcher = c.parallel.dispatcher + (c.parallel.capacity ? "_capacity" : "");
+  options.release_weights = c.parallel.weights == "release";
+  options.overlap = c.parallel.overlap;
   comm::CallTimes calls;
   std::optional<comm::TimedFactory> timed;
   if (world) {
@@ -173,6 +153,12 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
                          .mtp_weight = choice.mtp_weight};
   loop.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   loop.cuda_graph = c.cuda_graph;
+  if (c.parallel.capacity) {
+    const int64_t tokens = rows_at_once(c, options.layout.world()) * c.data.seq_len;
+    loop.capacity =
+        comm::CapacityRule(load_facts(shape, tokens, options.layout.ep), *c.parallel.capacity);
+  }
+  loop.at_once = static_cast<int>(c.parallel.at_once);
   std::optional<GpuFigures> gpu;
   if (device.is_cuda()) {
     gpu.emplace(device, shape, c.data.seq_len);
@@ -203,7 +189,10 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
 
 int pretrain(const std::string& config_path, const std::vector<std::string>& sets, bool dry_run,
              const std::string& svg) {
-  if (dry_run) return pretrain_here(config_path, sets, dry_run, svg, nullptr);
+  if (dry_run) {  // no rank needs the others for it
+    const auto place = place_here();
+    return place && place->rank != 0 ? 0 : pretrain_here(config_path, sets, dry_run, svg, nullptr);
+  }
   if (!svg.empty()) throw ConfigError("--svg draws what --dry-run finds; add --dry-run");
   return on_ranks(
       [&] { return given(config_path, sets); },

@@ -110,6 +110,29 @@ double choose_mtp_weight(const PretrainConfig& c, const ConfigSource& source,
 
 }  // namespace
 
+comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
+                           const nn::Decoder& decoder, int ranks, int per_node) {
+  int64_t experts = 0;
+  for (const auto& layer : decoder.layers) experts = std::max(experts, layer.facts.experts);
+  const comm::RankLayout layout = comm::make_layout(
+      c.parallel, {.world = ranks, .ranks_per_node = per_node, .experts = experts},
+      [&](const std::string& key, const std::string& what) {
+        return source.error("parallel." + key, what);
+      });
+  if (c.batch.rows % ranks != 0)
+    throw source.error(
+        "batch.rows", format("expected a multiple of %d, the number of ranks, as %lld is; got %lld",
+                             ranks, static_cast<long long>((c.batch.rows / ranks + 1) * ranks),
+                             static_cast<long long>(c.batch.rows)));
+  for (const char* key :
+       {"parallel.weights", "parallel.overlap", "parallel.at_once", "checkpoint.layout"})
+    if (ranks == 1 && source.is_set(key))
+      throw source.error(key, "has no effect with one rank; leave it out");
+  if (ranks > 1 && c.cuda_graph)
+    throw source.error("cuda_graph", "is for one rank; leave it out with several");
+  return layout;
+}
+
 ModelChoice choose_model(const PretrainConfig& c, const ConfigSource& source) {
   ModelChoice choice;
   if (c.model.from) {

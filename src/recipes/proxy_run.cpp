@@ -13,6 +13,7 @@
 #include "base/random.h"
 #include "base/timer.h"
 #include "ops/blocks.h"
+#include "parallel/together.h"
 
 namespace conclave::recipes {
 namespace {
@@ -59,13 +60,14 @@ ProxyRun::ProxyRun(const RankShare& share, const BenchmarkConfig& config, at::De
       units_(
           decoder_, *comm_,
           {.device = device, .grad_dtype = share.run.grad_bytes == 2 ? at::kBFloat16 : at::kFloat}),
-      dispatcher_(share.share.expert_ranks),
+      dispatcher_(share.share.expert_ranks, {config.transfer.dispatch, config.transfer.combine}),
       optimizer_(adam(config.lr), owned(decoder_, units_, config.layout.dp_shard),
                  {.master = config.precision == "master", .bf16_moments = true}) {
   parallel::initialise(units_, static_cast<uint64_t>(config.seed), decoder_.initializer_range);
   const at::TensorOptions scalar = at::TensorOptions().dtype(at::kDouble).device(device);
   lr_ = at::full({1}, config.lr, scalar);
   grad_scale_ = at::full({1}, 1, scalar);
+  if (config.transfer.beside != "nothing") dispatcher_.lane().open("rows", device);
   if (config.cuda_graph && device.is_cuda()) recording_.emplace(device);
   if (decoder_.share.ends) return;
   const int64_t tokens = config.batch.micro_rows * seq_len_;
@@ -123,6 +125,23 @@ void ProxyRun::step(int64_t index) {
       [&] { launch(micro_batches, [&](int64_t i) { return inputs_[static_cast<size_t>(i)]; }); });
 }
 
+void ProxyRun::add_loss(const parallel::MicroBatch& micro) {
+  loss_sum_ = loss_sum_.defined() ? at::add(loss_sum_, micro.loss_sum()) : micro.loss_sum();
+}
+
+void ProxyRun::run_alone(parallel::MicroBatch& micro) {
+  micro.forward();
+  decoder_.share.ends ? add_loss(micro) : micro.seed(dhidden_);
+  micro.backward();
+}
+
+void ProxyRun::run_together(parallel::MicroBatch& a, parallel::MicroBatch& b) {
+  parallel::forward_together(a, b);
+  for (parallel::MicroBatch* micro : {&a, &b})
+    decoder_.share.ends ? add_loss(*micro) : micro->seed(dhidden_);
+  parallel::backward_together(a, b);
+}
+
 void ProxyRun::launch(int64_t micro_batches,
                       const std::function<parallel::Batch(int64_t)>& batch_of) {
   parallel::RunOptions run{.training = true, .recompute = recompute_};
@@ -132,14 +151,15 @@ void ProxyRun::launch(int64_t micro_batches,
     units_.zero_grads();
   }
   loss_sum_.reset();
-  for (int64_t i = 0; i < micro_batches; ++i) {
+  const int64_t at_once = config_.transfer.beside == "two_micro_batches" ? 2 : 1;
+  for (int64_t i = 0; i < micro_batches; i += at_once) {
     parallel::MicroBatch micro(decoder_, units_, dispatcher_, batch_of(i), run);
-    micro.forward();
-    if (decoder_.share.ends)
-      loss_sum_ = loss_sum_.defined() ? at::add(loss_sum_, micro.loss_sum()) : micro.loss_sum();
-    else
-      micro.seed(dhidden_);
-    micro.backward();
+    if (at_once == 1) {
+      run_alone(micro);
+      continue;
+    }
+    parallel::MicroBatch other(decoder_, units_, dispatcher_, batch_of(i + 1), run);
+    run_together(micro, other);
   }
   Part part("optimizer");
   optimizer_.step(lr_, grad_scale_);

@@ -27,9 +27,15 @@ class ProxyRun {
   double loss() const;
   // Rows received for each token and layer, in the mean over all steps. Waits for the device.
   double rows_per_token() const { return dispatcher_.rows_per_token(); }
+  // Seconds of all delays that stood for transfers so far.
+  double delayed() const { return static_cast<double>(dispatcher_.delayed()) / 1e6; }
 
  private:
   parallel::Batch batch(int64_t index) const;
+  // The gradients of one micro-batch, or of two that run together.
+  void run_alone(parallel::MicroBatch& micro);
+  void run_together(parallel::MicroBatch& a, parallel::MicroBatch& b);
+  void add_loss(const parallel::MicroBatch& micro);
   void launch(int64_t micro_batches, const std::function<parallel::Batch(int64_t)>& batch_of);
   // Scored tokens of a step: all but the last of each row.
   double scored() const { return static_cast<double>(config_.batch.rows * (seq_len_ - 1)); }

@@ -50,6 +50,14 @@ void check_layout(const BenchmarkConfig& c, const ConfigSource& source) {
   if (c.batch.rows % c.batch.micro_rows)
     throw source.error("batch.micro_rows",
                        format("expected a divisor of batch.rows = %lld", ll(c.batch.rows)));
+  if (c.transfer.beside == "two_micro_batches" && c.batch.rows / c.batch.micro_rows % 2)
+    throw source.error("batch.rows",
+                       "expected an even number of micro-batches with "
+                       "transfer.beside two_micro_batches");
+  if (c.cuda_graph && c.transfer.beside != "nothing")
+    throw source.error("cuda_graph",
+                       "a recorded step has one stream; set transfer.beside to nothing, or leave "
+                       "cuda_graph out");
 }
 
 void check_model(const BenchmarkConfig& c, const ConfigSource& source,
@@ -154,10 +162,12 @@ void set_run(RankShare& s, const BenchmarkConfig& c, bool for_cpu) {
   s.run.grad_bytes = for_cpu || c.gradients == "fp32" ? 4 : 2;
   s.run.dense_shards = c.layout.dp_shard;
   s.run.tokens = c.batch.micro_rows * s.seq_len;
+  s.run.at_once = c.transfer.beside == "two_micro_batches" ? 2 : 1;
   s.run.received = received(c, s.whole);
   s.run.saves = false;
   s.run.base_bytes = program_bytes();
   s.run.on_gpu = !for_cpu;
+  s.run.deterministic_row = c.deterministic && !for_cpu ? s.seq_len : 0;
 }
 
 }  // namespace

@@ -16,6 +16,8 @@ const char* environment(const char* name) { return std::getenv(name); }
 
 }  // namespace
 
+std::optional<comm::Place> place_here() { return comm::place_from(environment); }
+
 at::Device settle(comm::World& world, at::Device device) {
   world.use_device(device);
   if (world.rank() != 0) return world.device();
@@ -27,7 +29,7 @@ at::Device settle(comm::World& world, at::Device device) {
 
 int on_ranks(const std::function<std::string()>& same,
              const std::function<int(comm::World* world)>& body) {
-  const auto place = comm::place_from(environment);
+  const auto place = place_here();
   if (!place || place->world == 1) return body(nullptr);
   share_cores(place->local_world);
   // Where each rank has a log of its own, each tells all.

@@ -3,6 +3,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "comm/world.h"
@@ -15,6 +16,9 @@ namespace conclave::recipes {
 // status 1 within a second or two.
 int on_ranks(const std::function<std::string()>& same,
              const std::function<int(comm::World* world)>& body);
+
+// This rank among those that a launcher has started; nothing for a process of its own.
+std::optional<comm::Place> place_here();
 
 // Puts the world on the device, says on rank 0 who is there, and returns this rank's device.
 at::Device settle(comm::World& world, at::Device device);

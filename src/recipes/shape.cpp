@@ -44,6 +44,13 @@ plan::ModelShape shape_of(const nn::Decoder& decoder) {
   return shape;
 }
 
+comm::LoadFacts load_facts(const plan::ModelShape& shape, int64_t tokens, int64_t expert_ranks) {
+  comm::LoadFacts facts{.tokens = tokens, .ranks = expert_ranks};
+  for (const auto& layer : shape.layers)
+    if (layer.experts > 0) facts.experts = layer.experts, facts.top_k = layer.top_k;
+  return facts;
+}
+
 plan::Precision precision_of(const std::string& dtype) {
   return dtype == "bf16"   ? plan::Precision::bf16
          : dtype == "fp64" ? plan::Precision::fp64

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 
+#include "comm/capacity.h"
 #include "data/packing.h"
 #include "nn/decoder.h"
 #include "plan/memory.h"
@@ -15,6 +16,9 @@ plan::ModelShape shape_of(const nn::Decoder& decoder);
 plan::Precision precision_of(const std::string& dtype);  // "fp32", "fp64" or "bf16"
 
 // Of the device's memory. data_bytes: of the tokenized text, one of the two below.
+// What the loads of expert ranks depend on; the layers with experts are alike.
+comm::LoadFacts load_facts(const plan::ModelShape& shape, int64_t tokens, int64_t expert_ranks);
+
 plan::MemoryForecast forecast(const PretrainConfig& config, const plan::ModelShape& shape,
                               at::Device device, int64_t data_bytes);
 // Before the text is read: an id of 4 bytes for each 3 bytes of its files; 0 if they are not there.

@@ -100,8 +100,13 @@ std::vector<KernelTime> kernels_by_time(const Timeline& t) {
 std::string trace_json(const Timeline& t) {
   constexpr int kHost = 0, kParts = 1, kKernels = 2;
   std::vector<std::string> events{thread_name(kHost, "host: parts"),
-                                  thread_name(kParts, "GPU: parts"),
-                                  thread_name(kKernels, "GPU: kernels")};
+                                  thread_name(kParts, "GPU: parts")};
+  std::map<uint32_t, int> row_of;  // of a stream's kernels, in the order of their first
+  for (const auto& a : t.activities) {
+    const int row = kKernels + static_cast<int>(row_of.size());
+    if (row_of.try_emplace(a.stream, row).second)
+      events.push_back(thread_name(row, format("GPU: kernels, stream %u", a.stream).c_str()));
+  }
   for (size_t i = 0; i < t.host.size(); ++i) {
     const double end = i + 1 < t.host.size() ? t.host[i + 1].begin : t.seconds;
     if (t.host[i].part)
@@ -119,7 +124,7 @@ std::string trace_json(const Timeline& t) {
   std::vector<std::string> plain;
   for (const auto& name : t.names) plain.push_back(plain_name(name));
   for (const auto& a : t.activities)
-    events.push_back(event(plain[a.name], a.part, kKernels, a.begin, a.end));
+    events.push_back(event(plain[a.name], a.part, row_of.at(a.stream), a.begin, a.end));
   return "[\n" + join(events, ",\n") + "\n]\n";
 }
 

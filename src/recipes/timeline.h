@@ -43,7 +43,8 @@ struct KernelTime {
 };
 std::vector<KernelTime> kernels_by_time(const Timeline& t);  // the most first
 
-// As JSON that Perfetto and chrome://tracing open: the host's parts, the device's, and each kernel.
+// As JSON that Perfetto and chrome://tracing open: the host's parts, the device's, and each
+// stream's kernels.
 std::string trace_json(const Timeline& t);
 
 }  // namespace conclave::recipes

@@ -38,10 +38,12 @@ class Loop {
         state_(state),
         ranks_(parts.units.comm()),
         rows_(config.rows / ranks_.size()),
+        micro_rows_(std::min(config.micro_rows, rows_)),
         options_{.clip_norm = config.clip_norm,
                  .recompute = config.recompute,
                  .bias_rate = config.bias_rate,
-                 .mtp_weight = config.mtp_weight},
+                 .mtp_weight = config.mtp_weight,
+                 .at_once = config.at_once},
         capacity_(parts.dispatcher, ranks_, config.capacity, state.capacity),
         saved_step_(state.step) {
     TORCH_CHECK(rows_ * ranks_.size() == config.rows, "loop: expected rows of a multiple of ",
@@ -116,8 +118,8 @@ class Loop {
     const int64_t first =
         state_.sample + in_flight() * config_.rows + ranks_.rank() * rows_;  // of this rank's
     std::vector<parallel::Batch> batches;
-    for (int64_t done = 0; done < rows_; done += config_.micro_rows) {
-      const int64_t count = std::min(config_.micro_rows, rows_ - done);
+    for (int64_t done = 0; done < rows_; done += micro_rows_) {
+      const int64_t count = std::min(micro_rows_, rows_ - done);
       batches.push_back(make_batch(parts_.train.batch(parts_.sampler.rows(first + done, count))));
     }
     options_.lr = config_.lr(state_.step + in_flight() + 1);
@@ -217,7 +219,7 @@ class Loop {
   }
 
   void run_validation() {
-    result_.last_validation = validate(parts_, capacity_, config_.micro_rows);
+    result_.last_validation = validate(parts_, capacity_, micro_rows_);
     line_["validation_loss"] = result_.last_validation;
     status_.finish(format("step %lld  validation loss %.4f", static_cast<long long>(state_.step),
                           result_.last_validation));
@@ -228,7 +230,7 @@ class Loop {
     parts_.folder.retire_old(state_.step);
     if (metrics_) result_.last_loss = metrics_->loss_before().value_or(0);
     if (parts_.validation && !result_.stopped)
-      result_.last_validation = validate(parts_, capacity_, config_.micro_rows);
+      result_.last_validation = validate(parts_, capacity_, micro_rows_);
   }
 
   void save() {
@@ -263,7 +265,7 @@ class Loop {
   Parts& parts_;
   TrainState& state_;
   comm::Comm& ranks_;
-  const int64_t rows_;                 // of a step on this rank
+  const int64_t rows_, micro_rows_;    // of a step on this rank, and at once
   std::optional<MetricsLog> metrics_;  // on rank 0
   checkpoint::BackgroundWriter writer_;
   StatusLine status_;

@@ -24,6 +24,7 @@ struct LoopConfig {
   int64_t max_skipped = 10;  // steps in a row; one more is a RunError, on all ranks
   double bias_rate = 0;      // of the routers' correction biases
   double mtp_weight = 0;     // of multi-token prediction's loss
+  int at_once = 1;           // micro-batches
   std::set<std::string> recompute;
   bool cuda_graph = false;                 // train/captured_step.h
   comm::CapacityRule capacity;             // of a dispatcher that has one

@@ -19,6 +19,7 @@
 #include "comm/dispatch_capacity.h"
 #include "nn/router.h"
 #include "optim/clip.h"
+#include "parallel/together.h"
 
 namespace conclave::train {
 namespace {
@@ -133,7 +134,8 @@ StepBatches on_units(parallel::Units& units, std::vector<parallel::Batch> batche
 }
 
 Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
-                     StepBatches step, const std::set<std::string>& recompute, double mtp_weight) {
+                     StepBatches step, const std::set<std::string>& recompute, double mtp_weight,
+                     int at_once) {
   parallel::RunOptions run{.training = true, .recompute = recompute};
   run.loss_seed = 1 / static_cast<double>(std::max<int64_t>(step.scored, 1));
   run.mtp_weight = mtp_weight;
@@ -153,17 +155,33 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
   const bool poisoned = nan_point("train.accumulate");
   if (poisoned) run.loss_seed = std::numeric_limits<double>::quiet_NaN();
   g.loads.resize(decoder.layers.size() + (mtp_weight != 0 ? decoder.mtp.size() : 0));
-  for (auto& b : step.batches) {
+  const size_t count = step.batches.size();
+  const auto micro_batch = [&](size_t i) {
+    parallel::Batch& b = step.batches[i];
     b.rows.aux_seed = 1 / static_cast<double>(step.rows);
     b.rows.token_seed = 1 / static_cast<double>(step.tokens);
-    parallel::MicroBatch batch(decoder, units, dispatcher, std::move(b), run);
-    batch.forward();
+    run.last = i + 1 == count;
+    return std::make_unique<parallel::MicroBatch>(decoder, units, dispatcher, std::move(b), run);
+  };
+  const auto add = [&](const parallel::MicroBatch& batch) {
     add_to(g.loss_sum, batch.loss_sum());
     add_to(g.mtp_loss_sum, batch.mtp_loss_sum());
     if (mtp_weight != 0) add_to(g.mtp_scored, batch.mtp_scored());
     add_to(g.aux, batch.aux());
     add_loads(g.loads, decoder, batch);
-    batch.backward();
+  };
+  for (size_t i = 0; i < count; ++i) {
+    const auto batch = micro_batch(i);
+    if (at_once == 2 && i + 1 < count) {
+      const auto other = micro_batch(++i);
+      parallel::forward_together(*batch, *other);
+      add(*batch), add(*other);
+      parallel::backward_together(*batch, *other);
+    } else {
+      batch->forward();
+      add(*batch);
+      batch->backward();
+    }
   }
   if (poisoned) g.loss_sum.fill_(run.loss_seed);
   units.reduce_grads();
@@ -183,7 +201,7 @@ at::Tensor launch_step(nn::Decoder& decoder, parallel::Units& units, comm::Dispa
                        optim::AdamW& optimizer, StepBatches batches, const at::Tensor& lr,
                        const StepOptions& options) {
   const Gradients g = accumulate(decoder, units, dispatcher, std::move(batches), options.recompute,
-                                 options.mtp_weight);
+                                 options.mtp_weight, options.at_once);
   const at::Tensor loss = g.loss_sum.div(static_cast<double>(std::max<int64_t>(g.scored, 1))),
                    mtp_loss = g.mtp_loss_sum.div(g.mtp_scored.clamp_min(1)),
                    squares = units.squared_gradient_norm();

@@ -43,15 +43,17 @@ struct Gradients {
 // Zeroes the gradients, then runs forward and backward of each micro-batch of this rank's part of
 // the global batch, and sums the gradients over ranks into the shards. Seeds are set here: 1 /
 // scored tokens, and for the routers' losses 1 / rows and 1 / tokens, all of the global batch, so
-// it does not matter how that is cut. Collective.
+// it does not matter how that is cut. `at_once`: 2 micro-batches run together
+// (parallel/together.h), or 1. Collective.
 Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatcher& dispatcher,
                      StepBatches batches, const std::set<std::string>& recompute,
-                     double mtp_weight = 0);
+                     double mtp_weight = 0, int at_once = 1);
 inline Gradients accumulate(nn::Decoder& decoder, parallel::Units& units,
                             comm::Dispatcher& dispatcher, std::vector<parallel::Batch> batches,
-                            const std::set<std::string>& recompute, double mtp_weight = 0) {
+                            const std::set<std::string>& recompute, double mtp_weight = 0,
+                            int at_once = 1) {
   return accumulate(decoder, units, dispatcher, on_units(units, std::move(batches)), recompute,
-                    mtp_weight);
+                    mtp_weight, at_once);
 }
 
 struct StepOptions {
@@ -60,6 +62,7 @@ struct StepOptions {
   std::set<std::string> recompute;  // tensor classes
   double bias_rate = 0;             // of the routers' correction biases; 0: they stay as they are
   double mtp_weight = 0;            // of multi-token prediction's loss; 0: its modules do not run
+  int at_once = 1;                  // micro-batches
 };
 
 struct StepResult {

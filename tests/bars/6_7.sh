@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # Bar 7 of issue #6: a world of one costs nothing. The demo's CPU step, and where there is a GPU eight layers of Qwen3-30B's rank proxy, by
 # this program and by the one from before units were cut over groups of ranks, in three alternated runs: at most 1.02 × as long. The old
-# program is OLD_BINARY, or is built of OLD_COMMIT in build/before. Wants the machine for itself; arguments: cpu, gpu (default: what is
-# there). After `make build`; needs the demo's text (`make demo` fetches it).
+# program is OLD_BINARY, or is built in build/before of two commits of the time: the rank proxy on a GPU, and weights on a device. Wants the
+# machine for itself; arguments: cpu, gpu (default: what is there). After `make build`; needs the demo's text (`make demo` fetches it).
 cd "$(dirname "$0")/../.." && . tests/bars/bar.sh
-commit="${OLD_COMMIT:-25d04bcfb981d58be3f6a40cf7c97014531dd9a8}"
+commits=(25d04bcfb981d58be3f6a40cf7c97014531dd9a8 85f0fa20a29394b6741e05c52d2dd791b997deef)
 [ -d .cache/text/sotu ] || { echo "bar 6.7 needs .cache/text/sotu, the demo's text; make demo fetches it"; exit 77; }
 
 if [ -z "$OLD_BINARY" ]; then
   before="$PWD/build/before"
   OLD_BINARY="$before/build/release/conclave"
   if [ ! -x "$OLD_BINARY" ]; then
-    git cat-file -e "$commit^{commit}" || { echo "bar 6.7: this clone has no commit $commit; name a program in OLD_BINARY"; exit 77; }
-    [ -d "$before" ] || git worktree add --detach "$before" "$commit" || exit 1
+    for commit in "${commits[@]}"; do
+      git cat-file -e "$commit^{commit}" || { echo "bar 6.7: this clone has no commit $commit; name a program in OLD_BINARY"; exit 77; }
+    done
+    if [ ! -d "$before" ]; then
+      git worktree add --detach "$before" "${commits[0]}" && git -C "$before" -c user.name=bar -c user.email=bar merge -q --no-commit --no-ff -X ours "${commits[1]}" || exit 1
+    fi
     mkdir -p "$before/.cache/setup"
     ln -sfn "$PWD/.venv" "$before/.venv"
     sed "s|$PWD/|$before/|g" .cache/setup/env >"$before/.cache/setup/env"

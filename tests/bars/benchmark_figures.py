@@ -9,6 +9,8 @@
     waits NAME GAPS               host syncs a step: none; idle at most GAPS of the step
     same NAME BASE                at least as fast, the same losses to the bit
     memory NAME WITHIN            the peak beside its forecast
+    beside NAME ALONE SERIAL      delays in dispatches, hidden: a step of at most 1.15 of the longer of the step ALONE, without them, and
+                                  their sum; in NAME.trace.json other streams' kernels run during them. SERIAL: nothing beside them
     kernels FILE AT_LEAST         memory-bound kernels (kernels_bench) against a copy of as many bytes
     start SECONDS COMMAND...      from launch to the end of the first step, at the second launch
 
@@ -144,6 +146,34 @@ def kernels(file, at_least):
     return judged(rows and not slow, f"{len(rows) - len(slow)} of {len(rows)} memory-bound kernels reach {at_least} of a copy")
 
 
+def hidden_share(trace):
+    """Of the time of delays, that in which kernels of other streams ran."""
+    kernels = [e for e in json.loads((OUT / trace).read_text()) if e.get("ph") == "X" and e["tid"] >= 2]
+    spans = sorted((e["ts"], e["ts"] + e["dur"], e["tid"]) for e in kernels if "spin_kernel" not in e["name"])
+    hidden = total = 0
+    for delay in (e for e in kernels if "spin_kernel" in e["name"]):
+        at, end = delay["ts"], delay["ts"] + delay["dur"]
+        total += end - at
+        for begin, until, stream in spans:
+            if begin >= end:
+                break
+            if until > at and stream != delay["tid"]:
+                hidden += min(until, end) - max(begin, at)
+                at = min(until, end)
+    return hidden / total if total else 0
+
+
+def beside(name, alone, serial):
+    with_delays, without, in_turn = read(name), read(alone), read(serial)
+    delays, least = with_delays["delays_per_step"], without["seconds_per_step"]
+    took, limit = with_delays["seconds_per_step"], 1.15 * max(least, delays)
+    share = hidden_share(f"{name}.trace.json")
+    print(f"    alone {1e3 * least:.1f} ms, delays {1e3 * delays:.1f} ms; one after the other {1e3 * in_turn['seconds_per_step']:.1f} ms")
+    said = f"{name}: {1e3 * took:.1f} ms, {took / max(least, delays):.3f} of the longer of the two"
+    good = judged(delays > 0 and took <= limit, f"{said}, at most 1.15; peak {gib(with_delays['peak_memory_bytes'])}")
+    return judged(share >= 0.8, f"{name}: other streams' kernels run during {100 * share:.0f} % of the delays' time, at least 80 %") and good
+
+
 def start(seconds, *command):
     for launch in ("first", "second"):
         begin = time.monotonic()
@@ -162,7 +192,7 @@ def start(seconds, *command):
     return judged(took < float(seconds), f"{took:.2f} s, under {seconds} s")
 
 
-VERBS = {f.__name__: f for f in (get, speed, layers, cost, parts, waits, same, memory, kernels, start)}
+VERBS = {f.__name__: f for f in (get, speed, layers, cost, parts, waits, same, memory, beside, kernels, start)}
 
 
 def main():

@@ -57,8 +57,10 @@ def copy_with_faults(folder):
     # Under its own root the compiler cache knows what the tree has compiled.
     (folder / ".cache/setup").mkdir(parents=True, exist_ok=True)
     (folder / ".cache/setup/env").write_text((ROOT / ".cache/setup/env").read_text().replace(str(ROOT), str(folder)))
-    if not (folder / ".venv").exists():
-        (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
+    for there in (ROOT / ".venv", *(p for p in (ROOT / ".cache/setup").iterdir() if p.name != "env")):
+        link = folder / there.relative_to(ROOT)
+        if not link.exists():
+            link.symlink_to(there.resolve())
     for path in {file for _, _, file, _, _ in FAULTS}:
         text = (ROOT / path).read_text()
         for _, what, file, there, instead in FAULTS:
@@ -84,9 +86,11 @@ def failures(folder, planted):
             continue
         said = done.stdout
         for name in dict.fromkeys(re.findall(r"^\[  FAILED  \] (\w+\.\w+)", said, re.M)):
-            part = said[said.index(f"[ RUN      ] {name}"):]
-            lines = [line.strip() for line in part.splitlines() if not line.startswith("[ RUN") and "Failure" not in line and line.strip()]
-            found.append(f"{name}: {lines[0][:200] if lines else ''}")
+            part = said[said.index(f"[ RUN      ] {name}"):said.index(f"[  FAILED  ] {name}")]
+            lines = [line.strip() for line in part.splitlines() if line.strip() and not line.startswith("[ RUN")]
+            told = [line for line in lines if line.split(" ")[0] not in ("Failed", "Expected", "Which") and "Failure" not in line]
+            changed = [line for line in lines[lines.index("With diff:"):] if re.match(r"[-+]\w", line)] if "With diff:" in lines else []
+            found.append(f"{name}: {' | '.join(changed[:2] or told[:1])[:220]}")
         if done.returncode < 0:
             last = re.findall(r"^\[ RUN      \] (\S+)", said, re.M)
             crashed.append(f"{last[-1] if last else program}: ended by signal {-done.returncode}")

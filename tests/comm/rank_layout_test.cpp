@@ -37,6 +37,16 @@ TEST(RankLayout, FillsInWhatIsLeftOut) {
   EXPECT_EQ(layout({.ep = 2}, 8).ep_shard(), 4);
 }
 
+TEST(RankLayout, RefusesACapacityWithoutEffect) {
+  EXPECT_EQ(layout({.ep = 2, .capacity = 1.25}, 8).ep, 2);
+  EXPECT_EQ(refusal({.ep = 2, .dispatcher = "all_gather", .capacity = 1.25}, 8),
+            "`parallel.capacity`: has no effect with dispatcher all_gather, which sends every row "
+            "anyway; leave it out");
+  EXPECT_EQ(refusal({.ep = 1, .capacity = 1.25}, 8),
+            "`parallel.capacity`: has no effect with ep 1, where rows stay where they are; leave "
+            "it out");
+}
+
 TEST(RankLayout, RefusesWithTheNextValue) {
   EXPECT_EQ(
       refusal({.dp_shard = 3}, 8),

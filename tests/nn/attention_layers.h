@@ -3,6 +3,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 
+#include <tuple>
 #include <vector>
 
 #include "nn/attention.h"
@@ -76,8 +77,7 @@ class AttentionLayer {
     }
     Value k = linear(t, x, *k_, nullptr, "qkv"), v = linear(t, x, *v_, nullptr, "qkv");
     if (kind_.head_norms) {
-      q = head_norm_rotary(t, q, *q_norm_, 1e-6, rows, table_);
-      k = head_norm_rotary(t, k, *k_norm_, 1e-6, rows, table_);
+      std::tie(q, k) = head_norm_rotary(t, q, k, *q_norm_, *k_norm_, 1e-6, rows, table_);
     } else {
       q = rotary(t, q, kHeads, rows, table_);
       k = rotary(t, k, kKvHeads, rows, table_);

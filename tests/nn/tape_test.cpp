@@ -162,15 +162,36 @@ TEST(Tape, HeadNormRotaryAndAttentionOverDocuments) {
   rows.positions = at::cat({at::arange(3, at::kLong), at::arange(4, at::kLong)});
   c.inputs = {random({tokens, hidden}, 1)};
   c.run = [&](Tape& t, const auto& in) {
-    Value turned_q =
-        head_norm_rotary(t, linear(t, in[0], q, nullptr, "qkv"), q_norm, 1e-6, rows, table);
-    Value turned_k =
-        head_norm_rotary(t, linear(t, in[0], k, nullptr, "qkv"), k_norm, 1e-6, rows, table);
+    Value queries = linear(t, in[0], q, nullptr, "qkv"), keys = linear(t, in[0], k, nullptr, "qkv");
+    auto [turned_q, turned_k] =
+        head_norm_rotary(t, queries, keys, q_norm, k_norm, 1e-6, rows, table);
     Value values = linear(t, in[0], v, nullptr, "qkv");
     return linear(t, attention(t, turned_q, turned_k, values, rows, {.scale = 0.5}, 0), o);
   };
   c.fill();
   expect_gradients(c);
+}
+
+// One of the two need not be used.
+TEST(Tape, HeadNormRotaryOfWhichOneGetsNoGradient) {
+  for (bool keys : {false, true}) {
+    SCOPED_TRACE(keys ? "keys" : "queries");
+    Case c;
+    const int64_t tokens = 5, head_dim = 4;
+    Weight& q_norm = c.weights.add("q_norm.weight", {head_dim});
+    Weight& k_norm = c.weights.add("k_norm.weight", {head_dim});
+    const auto table = ops::rotary_table(8, head_dim, {.theta = 100}, at::kDouble);
+    Rows rows;
+    rows.doc_offsets = {0, tokens};
+    rows.positions = at::arange(tokens, at::kLong);
+    c.inputs = {random({tokens, 3 * head_dim}, 1), random({tokens, 2 * head_dim}, 2)};
+    c.run = [=, &q_norm, &k_norm](Tape& t, const auto& in) {
+      auto [q, k] = head_norm_rotary(t, in[0], in[1], q_norm, k_norm, 1e-6, rows, table);
+      return keys ? k : q;
+    };
+    c.fill();
+    expect_gradients(c);
+  }
 }
 
 TEST(Tape, EmbeddingAddsUpRepeatedIds) {

@@ -115,11 +115,17 @@ TEST(AttentionCuda, DeterministicTurnsDoNotShow) {
   const Tensors in = moved(attention_inputs(c, at::kBFloat16), at::kCUDA);
   const auto offsets = starts(c.q_lengths, 0);
   const auto [out, lse] = attention(in[0], in[1], in[2], offsets, offsets, {0.2});
-  const at::Tensor stats = lse.view({12, 3, 256}).transpose(0, 1).contiguous();
-  auto backward = [&, &out = out](int64_t scores) -> Tensors {
-    const cuda::CudnnAttention n{3, 256, 12, 3, 64, 64, 0.2};
-    if (!cuda::has_cudnn_deterministic(n, scores)) return {};
-    auto g = cuda::cudnn_deterministic(n, in[3], in[0], in[1], in[2], out, stats, scores);
+  auto backward = [&, &out = out, &lse = lse](int64_t scores) -> Tensors {
+    const cuda::CudnnAttention n{.documents = 3,
+                                 .length = 256,
+                                 .heads = 12,
+                                 .kv_heads = 3,
+                                 .head_dim = 64,
+                                 .v_dim = 64,
+                                 .scale = 0.2,
+                                 .deterministic = true};
+    if (!cuda::has_cudnn_backward(n, scores)) return {};
+    auto g = cuda::cudnn_backward(n, in[3], in[0], in[1], in[2], out, lse, scores);
     return moved({g.dq, g.dk, g.dv}, at::kCPU);
   };
   const Tensors together = backward(int64_t{1} << 30);

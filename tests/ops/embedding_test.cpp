@@ -12,7 +12,8 @@ using namespace testing;
 struct Case {
   int64_t tokens, vocab, hidden;
 };
-constexpr Case kCases[] = {{0, 4, 8}, {1, 1, 1}, {70, 5, 33}, {300, 100, 260}};
+constexpr Case kCases[] = {{0, 4, 8},     {1, 1, 1},      {70, 5, 33},     {300, 100, 260},
+                           {3000, 3, 12}, {1100, 300, 8}, {2500, 20000, 4}};
 
 struct EmbeddingOp : EachDevice {};
 ON_EACH_DEVICE(EmbeddingOp);

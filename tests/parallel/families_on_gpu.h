@@ -71,11 +71,11 @@ inline Batch shipped_rows(int rows, bool joined = false, int seed = 0) {
 // A model on one device in one type, with the weights of `like` or new ones.
 struct OnDevice {
   OnDevice(const nlohmann::json& config, at::ScalarType dtype, at::Device device,
-           OnDevice* like = nullptr)
+           OnDevice* like = nullptr, UnitsOptions options = {})
       : decoder(
             models::make_decoder(config, "tiny", {.dtype = dtype, .device = device, .mtp = true})),
         comm(comm::single()),
-        units(decoder, *comm, {.device = device}) {
+        units(decoder, *comm, on(device, options)) {
     if (!like) {
       initialise(units, 5, 0.08);
       fill_correction_biases(decoder);
@@ -83,6 +83,12 @@ struct OnDevice {
     }
     for (size_t i = 0; i < units.shards().size(); ++i)
       units.shards()[i].weights.copy_(like->units.shards()[i].weights);
+    units.weights_changed();
+  }
+
+  static UnitsOptions on(at::Device device, UnitsOptions options) {
+    options.device = device;
+    return options;
   }
 
   nn::Decoder decoder;

@@ -61,7 +61,7 @@ const std::set<std::string> kClasses = {"norm",   "qkv",      "rotary",  "attent
                                         "linear", "dispatch", "gate_up", "swiglu"};
 
 TEST_P(MicroBatches, ReleasedAndRefilledWeights) {
-  const UnitsOptions release{.release_after_use = true};
+  const UnitsOptions release{.release_after_use = true, .poison = true};
   expect_same_bits(gradients(), gradients(options(), release));
   // A segment that makes tensors again may need the weights of the one before it.
   expect_same_bits(gradients(), gradients(options(kClasses), release));
@@ -198,7 +198,8 @@ TEST_P(MicroBatches, Interleaved) {
     expect_close(interleaved(order), want, 1e-14);
   }
   expect_close(interleaved(std::string(96, 'b') + std::string(96, 'a')), want, 1e-14);
-  expect_same_additions(interleaved("ab", {.release_after_use = true}, options(kClasses, true)));
+  expect_same_additions(
+      interleaved("ab", {.release_after_use = true, .poison = true}, options(kClasses, true)));
 }
 
 TEST_P(MicroBatches, APackedRowIsItsDocumentsAlone) {

@@ -186,7 +186,7 @@ TEST(Routing, BuffersAreBoundWholeAndWithoutGradient) {
   for (int ranks : {1, 2})
     comm::run_threads(ranks, [&](comm::Comm& comm) {
       nn::Decoder decoder = testing::make_routed(router_options(sigmoid));
-      Units units(decoder, comm, {.release_after_use = true});
+      Units units(decoder, comm, {.release_after_use = true, .poison = true});
       initialise(units, 5, 0.4);
       for (const auto& s : units.shards()) {
         if (s.unit->trained()) continue;

@@ -163,6 +163,24 @@ TEST(Memory, OnAGpuByHand) {
   EXPECT_EQ(f.bytes("head's logits"), 1000 * 2 * (m.vocab + 2 * 24));
 }
 
+TEST(Memory, DeterministicAttentionKeepsItsScores) {
+  ModelShape m = tiny();
+  m.ends = false;
+  LayerShape& l = m.layers.back();
+  auto gradients = [&](int64_t row) {
+    return forecast_memory(m, {.precision = Precision::bf16,
+                               .tokens = 1000,
+                               .on_gpu = true,
+                               .deterministic_row = row})
+        .bytes("a layer's gradients");
+  };
+  const int64_t heads = l.heads, most = int64_t{1} << 30;
+  EXPECT_EQ(gradients(100'000) - gradients(50'000), 2 * heads * 1000 * 50'000);
+  EXPECT_EQ(gradients(1'000'000) - gradients(100'000), most - 2 * heads * 1000 * 100'000);
+  l.window = 8;
+  EXPECT_EQ(gradients(100'000), gradients(0));
+}
+
 TEST(Memory, TableShowsEveryRowAndTheTotal) {
   const MemoryForecast f{{{"weights", 3 << 20}, {"gradients", 1536}}};
   EXPECT_EQ(f.total(), (3 << 20) + 1536);

@@ -101,10 +101,14 @@ Ledger dry_ledger(const RunSpec& run, int rank, const std::set<std::string>& rec
                         {.release_after_use = run.policy.release,
                          .device = at::kMeta,
                          .reduction = run.policy.reduction});
-  comm::DryDispatcher dispatcher(*groups.ep, rows_of(run));
-  parallel::dry_step(
-      decoder, units, dispatcher,
-      {.tokens = tokens_of(run), .micro_batches = cuts_of(run), .run = {.recompute = recompute}});
+  const bool capacity = run.dispatcher == "all_to_all_capacity";
+  comm::DryDispatcher dispatcher(*groups.ep, capacity ? run.highest_load().peer_rows : rows_of(run),
+                                 capacity);
+  parallel::dry_step(decoder, units, dispatcher,
+                     {.tokens = tokens_of(run),
+                      .micro_batches = cuts_of(run),
+                      .run = {.recompute = recompute},
+                      .capacity = capacity && run.layout.ep > 1});
   return ledger;
 }
 
@@ -118,7 +122,8 @@ TEST(DryStep, MakesTheCallsOfARealStep) {
                                    Policy{.one_row_at_once = true,
                                    .release = true,
                                    .reduction = parallel::Reduction::all_to_all}}) {
-        const RunSpec run{&family, layout, "all_to_all", policy, nn::Gate::balanced};
+        const char* dispatcher = compared % 2 ? "all_to_all_capacity" : "all_to_all";
+        const RunSpec run{&family, layout, dispatcher, policy, nn::Gate::balanced};
         if (rows_of(run) == 0) continue;  // a dry rank gets as many rows as each of the others
         ++compared;
         std::vector<Ledger> real(static_cast<size_t>(layout.world()));

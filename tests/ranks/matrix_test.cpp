@@ -17,10 +17,13 @@ Policy policy(size_t row) {
   const bool a = row & 1, b = row & 2, c = row & 4;
   return {.recompute = a,
           .one_row_at_once = b,
+          .together = b && a != c,
           .release = c,
           .reduction = (a != b) != c ? parallel::Reduction::all_to_all
                                      : parallel::Reduction::reduce_scatter};
 }
+
+constexpr const char* kDispatchers[] = {"all_to_all", "all_to_all_capacity", "all_gather"};
 
 void expect_parity(const RunSpec& run) {
   for (const std::string& line : differences(run)) ADD_FAILURE() << run.text() << ": " << line;
@@ -34,7 +37,7 @@ TEST_P(Matrix, EqualsOneRank) {
   const auto all = layouts(world);
   for (const Family& family : families())
     for (const comm::RankLayout& layout : all)
-      for (const char* dispatcher : {"all_to_all", "all_gather"}) {
+      for (const char* dispatcher : kDispatchers) {
         if (layout.ep == 1 && dispatcher != std::string("all_to_all")) continue;
         expect_parity({&family, layout, dispatcher, policy(cell++)});
         ++runs;
@@ -51,13 +54,12 @@ TEST(Some, LayoutsEqualOneRank) {
     for (const comm::RankLayout& layout :
          {comm::RankLayout{2, 1, 2, 1}, comm::RankLayout{1, 2, 1, 2}, comm::RankLayout{2, 2, 4, 1},
           comm::RankLayout{1, 4, 2, 2}, comm::RankLayout{3, 2, 2, 1}, comm::RankLayout{2, 4, 4, 1}})
-      expect_parity({&family, layout, cell % 2 ? "all_gather" : "all_to_all", policy(cell)}),
-          ++cell;
+      expect_parity({&family, layout, kDispatchers[cell % 3], policy(cell)}), ++cell;
 }
 
 // Some ranks have no token in the modules of prediction; their experts get those of others.
 TEST(Some, RanksWithoutTokensInAModuleTakePart) {
-  for (const char* dispatcher : {"all_to_all", "all_gather"})
+  for (const char* dispatcher : kDispatchers)
     for (const comm::RankLayout& layout :
          {comm::RankLayout{1, 2, 2, 1}, comm::RankLayout{2, 2, 4, 1}, comm::RankLayout{1, 8, 4, 2}})
       for (size_t row : {0, 3, 5})

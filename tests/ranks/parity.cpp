@@ -141,8 +141,12 @@ Rank::Rank(const RunSpec& run, comm::CommFactory& factory, uint64_t seed)
       decoder(parallel::testing::make_tiny(run.family->config, {.expert_ranks = groups.ep->size(),
                                                                 .expert_rank = groups.ep->rank()})),
       units(decoder, groups,
-            {.release_after_use = run.policy.release, .reduction = run.policy.reduction}),
+            {.release_after_use = run.policy.release,
+             .reduction = run.policy.reduction,
+             .poison = true}),
       dispatcher(comm::make_dispatcher(run.dispatcher, *groups.ep)) {
+  if (comm::CapacityDispatcher* fixed = dispatcher->with_capacity())
+    fixed->set_capacity(run.capacity.value_or(run.highest_load()));
   parallel::initialise(units, seed, 0.3);
   parallel::testing::fill_correction_biases(decoder);
   std::vector<optim::FlatShard> shards;
@@ -168,7 +172,8 @@ train::StepResult Rank::step(const RunSpec& run) {
                       .clip_norm = 0.5,
                       .recompute = recompute(run),
                       .bias_rate = 1e-3,
-                      .mtp_weight = run.family->mtp_weight})
+                      .mtp_weight = run.family->mtp_weight,
+                      .at_once = run.policy.together ? 2 : 1})
       .wait();
 }
 
@@ -178,10 +183,18 @@ std::vector<at::Tensor> Rank::loads(const RunSpec& run) {
       .loads;
 }
 
+comm::Capacity RunSpec::highest_load() const {
+  const auto facts = parallel::testing::make_tiny(family->config).layers.back().facts;
+  const int64_t rows = policy.one_row_at_once ? 1 : kRows / layout.world();
+  return comm::highest_load(
+      {.tokens = 8 * rows, .experts = facts.experts, .top_k = facts.top_k, .ranks = layout.ep});
+}
+
 std::string Policy::text() const {
   std::string text;
   if (recompute) text += ", recompute";
   if (one_row_at_once) text += ", one row at once";
+  if (together) text += ", two at a time";
   if (release) text += ", release";
   if (reduction == parallel::Reduction::all_to_all) text += ", sums in rank order";
   return text;
@@ -214,6 +227,7 @@ std::vector<std::string> differences(const RunSpec& run) {
     for (size_t i = 0; i < kSteps; ++i) {
       const train::StepResult r = rank.step(run);
       const std::string step = "step " + std::to_string(i + 1);
+      if (r.left_out) findings.add(step + " left rows out");
       findings.near(step + " loss", r.loss, want.losses[i], 1e-12);
       findings.near(step + " mtp loss", r.mtp_loss, want.mtp_losses[i], 1e-12);
       findings.near(step + " aux", r.aux, want.auxs[i], 1e-12);

@@ -1,10 +1,12 @@
 // Training on thread ranks against training on one rank: the same losses, gradients and weights.
 #pragma once
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "comm/capacity.h"
 #include "comm/groups.h"
 #include "parallel/reduce.h"
 #include "ranks/families.h"
@@ -14,7 +16,8 @@ namespace conclave::ranks {
 struct Policy {
   bool recompute = false;  // every class that can be
   bool one_row_at_once = false;
-  bool release = false;  // weights after use
+  bool together = false;  // two micro-batches at a time, where there are two
+  bool release = false;   // weights after use
   parallel::Reduction reduction = parallel::Reduction::reduce_scatter;
   std::string text() const;
 };
@@ -25,7 +28,9 @@ struct RunSpec {
   std::string dispatcher = "all_to_all";
   Policy policy;
   nn::Gate gate = nn::Gate::router;
-  bool short_half = false;  // rows_of
+  bool short_half = false;                      // rows_of
+  std::optional<comm::Capacity> capacity = {};  // of all_to_all_capacity; else for any routing
+  comm::Capacity highest_load() const;
   std::string text() const;
 };
 

@@ -3,7 +3,7 @@
 #include <memory>
 #include <optional>
 
-#include "comm/dispatch_ranks.h"
+#include "comm/dispatch_capacity.h"
 #include "optim/adamw.h"
 #include "parallel/units.h"
 #include "ranks/parity.h"

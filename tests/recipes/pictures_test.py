@@ -32,6 +32,12 @@ def main():
             check("  is XML with all ranks", all(texts.count(f"rank {r}") == 1 for r in range(ranks)), texts)
             check("  is on the page", f"(pictures/{name})" in page)
 
+        svg = pathlib.Path(folder) / "launched.svg"
+        done = conclave("launch", "-n", 4, "--logs", folder, "pretrain", "configs/pretrain/demo.yaml", "--dry-run", "--svg", svg)
+        fine = done.returncode == 0 and "# 4 ranks: dp_replicate 1 · dp_shard 4, ep_replicate 1 · ep_shard 1 · ep 4" in done.stdout
+        check("as many as are launched", fine and "rank 3<" in svg.read_text(), done.stdout + done.stderr)
+        done = conclave("launch", "-n", 3, "--logs", folder, "pretrain", "configs/pretrain/demo.yaml", "--dry-run")
+        check("rows that ranks cannot share", done.returncode == 2 and "expected a multiple of 3" in done.stdout + done.stderr, done.stdout + done.stderr)
         svg = pathlib.Path(folder) / "one.svg"
         done = conclave("pretrain", "configs/pretrain/demo.yaml", "--dry-run", "--svg", svg)
         check("one rank has no picture", done.returncode == 2 and "parallel.dp_shard" in done.stderr and not svg.exists(), done.stderr)

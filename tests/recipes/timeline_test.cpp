@@ -38,10 +38,13 @@ TEST(Timeline, KernelsByTime) {
 
 TEST(Timeline, TraceIsJson) {
   const auto events = nlohmann::json::parse(trace_json(sample()));
-  ASSERT_EQ(events.size(), 3u + 2 + 3 + 4);  // names, host, parts, kernels
-  EXPECT_EQ(events[3]["name"], "attention");
-  EXPECT_EQ(events[3]["dur"], 250000);
+  ASSERT_EQ(events.size(), 4u + 2 + 3 + 4);  // names, host, parts, kernels
+  EXPECT_EQ(events[4]["name"], "attention");
+  EXPECT_EQ(events[4]["dur"], 250000);
   EXPECT_EQ(events.back()["name"], "copy");
+  EXPECT_EQ(events[3]["args"]["name"], "GPU: kernels, stream 8");
+  EXPECT_EQ(events[events.size() - 2]["tid"], events[3]["tid"]);  // each stream has its row
+  EXPECT_EQ(events.back()["tid"], events[2]["tid"]);
 }
 
 }  // namespace

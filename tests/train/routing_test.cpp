@@ -61,7 +61,7 @@ Outcome outcome(const nn::RouterOptions& o, const Cut& run) {
   Outcome out;
   comm::run_threads(run.ranks, [&](comm::Comm& comm) {
     nn::Decoder decoder = make_routed(o);
-    parallel::Units units(decoder, comm, {.release_after_use = run.release});
+    parallel::Units units(decoder, comm, {.release_after_use = run.release, .poison = true});
     parallel::initialise(units, 5, 0.4);
     fill_correction_biases(decoder);
     comm::LocalDispatcher dispatcher;

@@ -58,7 +58,7 @@ Outcome outcome(const Run& run) {
   Outcome out;
   comm::run_threads(run.ranks, [&](comm::Comm& comm) {
     nn::Decoder decoder = parallel::testing::make_tiny(run.config);
-    parallel::Units units(decoder, comm, {.release_after_use = run.release});
+    parallel::Units units(decoder, comm, {.release_after_use = run.release, .poison = true});
     parallel::initialise(units, 5, 0.3);
     parallel::testing::fill_correction_biases(decoder);
     comm::LocalDispatcher dispatcher;
