@@ -246,7 +246,7 @@ std::map<std::string, int64_t> closed_form(const Published& p, const Dry& d, int
     want["ep all_to_all"] =
         p.micro_batches * layers *
         (4 * sent * hidden * 2 + 2 * sent * top_k * 4 + sent * top_k * 4 + l.ep * 8);
-  want["world all_reduce"] = 8 * (3 + 4 + 1) + layers * experts * 8;
+  want["world all_reduce"] = 8 * (3 + 6 + 1) + layers * experts * 8;
   return want;
 }
 
