@@ -64,7 +64,7 @@ Dispatch ProxyDispatcher::prepare(const at::Tensor& ids, int64_t experts) {
 }
 
 void ProxyDispatcher::wait_for(at::Device device, int64_t microseconds) {
-  ops::delay(device, microseconds);
+  ops::transfer_delay(device, microseconds);
   delayed_ += microseconds;
 }
 

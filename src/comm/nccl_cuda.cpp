@@ -47,13 +47,14 @@ class Nccl final : public Transport {
       : rank_(place.rank), size_(place.size()), timeout_(timeout) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;  // a rank that does not come is noticed instead of waited for
-    check(ncclCommInitRankConfig(&comm_, size_, id, rank_, &config), "ncclCommInitRank");
+    call("ncclCommInitRank",
+         [&] { return ncclCommInitRankConfig(&comm_, size_, id, rank_, &config); });
   }
   // What is under way is waited for, unless a fault ends the process.
   ~Nccl() override {
     if (!comm_) return;
     const bool fault = std::uncaught_exceptions() > 0;
-    if (!fault && (ncclCommFinalize(comm_) == ncclSuccess || settled()))
+    if (!fault && (ncclCommFinalize(comm_) == ncclSuccess || settled() == ncclSuccess))
       ncclCommDestroy(comm_);
     else
       ncclCommAbort(comm_);
@@ -65,26 +66,30 @@ class Nccl final : public Transport {
 
   void all_gather(const at::Tensor& out, const at::Tensor& in) override {
     if (in.numel() == 0) return;
-    check(ncclAllGather(in.const_data_ptr(), out.mutable_data_ptr(), in.nbytes(), ncclInt8, comm_,
-                        stream()),
-          "ncclAllGather");
+    call("ncclAllGather", [&] {
+      return ncclAllGather(in.const_data_ptr(), out.mutable_data_ptr(), in.nbytes(), ncclInt8,
+                           comm_, stream());
+    });
   }
 
   void reduce_scatter(const at::Tensor& out, const at::Tensor& in) override {
     if (out.numel() == 0) return;
     if (in.scalar_type() == at::kBFloat16) return add_up_bf16(out, in);
-    check(ncclReduceScatter(in.const_data_ptr(), out.mutable_data_ptr(),
-                            static_cast<size_t>(out.numel()), nccl_type(in.scalar_type()), ncclSum,
-                            comm_, stream()),
-          "ncclReduceScatter");
+    call("ncclReduceScatter", [&] {
+      return ncclReduceScatter(in.const_data_ptr(), out.mutable_data_ptr(),
+                               static_cast<size_t>(out.numel()), nccl_type(in.scalar_type()),
+                               ncclSum, comm_, stream());
+    });
   }
 
   void all_reduce(const at::Tensor& x) override {
     if (x.numel() == 0) return;
     if (x.scalar_type() != at::kBFloat16) {
-      check(ncclAllReduce(x.const_data_ptr(), x.mutable_data_ptr(), static_cast<size_t>(x.numel()),
-                          nccl_type(x.scalar_type()), ncclSum, comm_, stream()),
-            "ncclAllReduce");
+      call("ncclAllReduce", [&] {
+        return ncclAllReduce(x.const_data_ptr(), x.mutable_data_ptr(),
+                             static_cast<size_t>(x.numel()), nccl_type(x.scalar_type()), ncclSum,
+                             comm_, stream());
+      });
       return;
     }
     const int64_t part = (x.numel() + size_ - 1) / size_;
@@ -106,16 +111,18 @@ class Nccl final : public Transport {
     const auto* from = static_cast<const char*>(in.const_data_ptr());
     auto* to = static_cast<char*>(out.mutable_data_ptr());
     const cudaStream_t on = stream();
-    ncclGroupStart();
-    for (int r = 0; r < size_; ++r) {
-      const size_t send = static_cast<size_t>(send_rows[static_cast<size_t>(r)]) * row;
-      const size_t receive = static_cast<size_t>(receive_rows[static_cast<size_t>(r)]) * row;
-      if (send > 0) ncclSend(from, send, ncclInt8, r, comm_, on);
-      if (receive > 0) ncclRecv(to, receive, ncclInt8, r, comm_, on);
-      from += send;
-      to += receive;
-    }
-    check(ncclGroupEnd(), "ncclSend and ncclRecv");
+    call("ncclSend and ncclRecv", [&] {
+      ncclGroupStart();
+      for (int r = 0; r < size_; ++r) {
+        const size_t send = static_cast<size_t>(send_rows[static_cast<size_t>(r)]) * row;
+        const size_t receive = static_cast<size_t>(receive_rows[static_cast<size_t>(r)]) * row;
+        if (send > 0) ncclSend(from, send, ncclInt8, r, comm_, on);
+        if (receive > 0) ncclRecv(to, receive, ncclInt8, r, comm_, on);
+        from += send;
+        to += receive;
+      }
+      return ncclGroupEnd();
+    });
   }
 
   void mark(int64_t sequence) override {
@@ -137,9 +144,10 @@ class Nccl final : public Transport {
   }
 
   std::string trouble() override {
-    ncclResult_t state = ncclSuccess;
-    if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess) state = ncclInternalError;
-    if (state != ncclSuccess && state != ncclInProgress) return message(state, "NCCL");
+    if (const std::unique_lock lock(in_nccl_, std::try_to_lock); lock.owns_lock()) {
+      const ncclResult_t now = state();
+      if (now != ncclSuccess && now != ncclInProgress) return message(now, "NCCL");
+    }  // else the other thread is in a call and looks itself
     const std::lock_guard lock(mutex_);
     if (under_way_.empty() || since_.seconds() < timeout_) return {};
     return format("no progress for %.0f s", since_.seconds());
@@ -152,26 +160,37 @@ class Nccl final : public Transport {
     return format("%s: %s (%s)", what, ncclGetErrorString(result), ncclGetLastError(comm_));
   }
 
-  // Waits until the communicator has taken what it was given, with `timeout_` as for a call.
-  bool settled() {
-    const Timer timer;
-    ncclResult_t state = ncclInProgress;
-    while (ncclCommGetAsyncError(comm_, &state) == ncclSuccess && state == ncclInProgress) {
-      if (timer.seconds() > timeout_) return false;
-      std::this_thread::sleep_for(timer.seconds() < 0.001 ? milliseconds(0) : milliseconds(1));
-    }
-    return state == ncclSuccess;
+  // With in_nccl_ held.
+  ncclResult_t state() const {
+    ncclResult_t now = ncclSuccess;
+    return ncclCommGetAsyncError(comm_, &now) == ncclSuccess ? now : ncclInternalError;
   }
 
-  void check(ncclResult_t result, const char* what) {
-    if (result == ncclSuccess) return;
-    if (result != ncclInProgress) throw RunError(message(result, what));
-    if (settled()) return;
-    ncclResult_t state = ncclInProgress;
-    ncclCommGetAsyncError(comm_, &state);
-    throw RunError(state == ncclInProgress
-                       ? format("%s: not all ranks have come within %.0f s", what, timeout_)
-                       : message(state, what));
+  // Waits until the communicator has taken what it was given, with `timeout_` as for a call; what
+  // became of it.
+  ncclResult_t settled() {
+    const Timer timer;
+    for (;;) {
+      {
+        const std::lock_guard lock(in_nccl_);
+        if (const ncclResult_t now = state(); now != ncclInProgress) return now;
+      }
+      if (timer.seconds() > timeout_) return ncclInProgress;
+      std::this_thread::sleep_for(timer.seconds() < 0.001 ? milliseconds(0) : milliseconds(1));
+    }
+  }
+
+  template <class F>
+  void call(const char* what, const F& f) {
+    ncclResult_t result;
+    {
+      const std::lock_guard lock(in_nccl_);
+      result = f();
+    }
+    if (result == ncclInProgress) result = settled();
+    if (result == ncclInProgress)
+      throw RunError(format("%s: not all ranks have come within %.0f s", what, timeout_));
+    if (result != ncclSuccess) throw RunError(message(result, what));
   }
 
   // in [size · n] of each rank → out [n]: this rank's range, added in rank order in fp32.
@@ -187,6 +206,9 @@ class Nccl final : public Transport {
   const int rank_, size_;
   const double timeout_;
   ncclComm_t comm_ = nullptr;
+  // Held in calls on the communicator: also a look at its state ends the job of a call that was
+  // under way, which two threads at once would do twice.
+  std::mutex in_nccl_;
   std::mutex mutex_;
   std::deque<std::pair<int64_t, at::cuda::CUDAEvent>> under_way_;
   Timer since_;  // the last progress of what is under way

@@ -6,9 +6,9 @@
 // time, counting. Then a block a token and 64 packs of columns: those at the first of equal ids add
 // up all of their rows, a pack a thread, sums in registers.
 //
-// One H100, 2026-11-25, beside a copy of as many bytes (bench/kernels_bench.cpp): forward 0.92–0.94
+// One H100, 2026-11-25, beside a copy of as many bytes (bench/kernels_bench.cpp): forward 0.93–0.94
 // of its rate. The order of 16,384 ids takes 11 µs; with it the backward reaches 0.86 at 2,048
-// columns, 0.89 at 2,880 and 1.07 at 7,168, each id there about once. One id's rows are a chain: a
+// columns, 0.88 at 2,880 and 0.92 at 7,168, each id there about once. One id's rows are a chain: a
 // thousand of them take 240 µs.
 #include "kernels/embedding.h"
 #include "kernels/pack.cuh"

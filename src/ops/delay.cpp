@@ -15,4 +15,10 @@ void delay(at::Device device, int64_t microseconds) {
   std::this_thread::sleep_for(std::chrono::microseconds(microseconds));
 }
 
+void transfer_delay(at::Device device, int64_t microseconds) {
+  if constexpr (kCudaBuild)
+    if (device.is_cuda()) return cuda::transfer_delay(device, microseconds);
+  delay(device, microseconds);
+}
+
 }  // namespace conclave::ops

@@ -5,5 +5,6 @@
 namespace conclave::ops::cuda {
 
 void delay(at::Device device, int64_t microseconds);
+void transfer_delay(at::Device device, int64_t microseconds);
 
 }  // namespace conclave::ops::cuda

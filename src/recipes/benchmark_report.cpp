@@ -227,6 +227,7 @@ nlohmann::json results(const RankShare& s, const BenchmarkConfig& c, const Figur
                    {"rows_received_per_token", f.rows_per_token},
                    {"beside_transfers", c.transfer.beside},
                    {"delays_per_step", f.delayed},
+                   {"delay", {{"dispatch", c.transfer.dispatch}, {"combine", c.transfer.combine}}},
                    {"peak_memory_bytes", f.peak},
                    {"forecast_memory_bytes", s.forecast.total()},
                    {"cuda_graph", c.cuda_graph},

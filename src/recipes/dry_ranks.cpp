@@ -125,11 +125,12 @@ std::string ranks_page(const DryRanks& r) {
                    static_cast<long long>(u.elements)) +
             (u.ranks > 1 ? format("  cut over the %d ranks of %s\n", u.ranks, u.group.c_str())
                          : std::string("  whole\n"));
-  if (r.capacity)
-    text += format("It begins with room for %lld rows from each rank, %lld for its experts\n",
-                   static_cast<long long>(r.capacity->peer_rows),
-                   static_cast<long long>(r.capacity->expert_rows));
-  return text + "What it sends or gets in a step, even routing; whole buffers\n" +
+  const std::string routing =
+      r.capacity ? format("with room for %lld rows to each rank and %lld for its experts",
+                          static_cast<long long>(r.capacity->peer_rows),
+                          static_cast<long long>(r.capacity->expert_rows))
+                 : "even routing";
+  return text + "What it sends or gets in a step, " + routing + "; whole buffers\n" +
          r.ledger.table() + "\n";
 }
 

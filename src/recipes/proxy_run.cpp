@@ -1,5 +1,6 @@
 #include "recipes/proxy_run.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
@@ -12,7 +13,6 @@
 #include "base/parts.h"
 #include "base/random.h"
 #include "base/timer.h"
-#include "ops/blocks.h"
 #include "parallel/together.h"
 
 namespace conclave::recipes {
@@ -96,10 +96,11 @@ parallel::Batch ProxyRun::batch(int64_t index) const {
   b.ids = at::empty({tokens}, at::kLong);
   b.labels = at::empty({tokens}, at::kLong);
   int64_t *ids = b.ids.data_ptr<int64_t>(), *labels = b.labels.data_ptr<int64_t>();
-  ops::each_block(tokens, 100, [&](int64_t t) {
-    ids[t] = static_cast<int64_t>(below(static_cast<uint64_t>(decoder_.vocab),
-                                        static_cast<uint64_t>(config_.seed),
-                                        static_cast<uint64_t>(index), static_cast<uint64_t>(t)));
+  at::parallel_for(0, tokens, /*grain_size=*/256, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      ids[t] = static_cast<int64_t>(below(static_cast<uint64_t>(decoder_.vocab),
+                                          static_cast<uint64_t>(config_.seed),
+                                          static_cast<uint64_t>(index), static_cast<uint64_t>(t)));
   });
   for (int64_t t = 0; t < tokens; ++t) labels[t] = (t + 1) % seq_len_ ? ids[t + 1] : -100;
   return b;

@@ -146,18 +146,20 @@ def kernels(file, at_least):
     return judged(rows and not slow, f"{len(rows) - len(slow)} of {len(rows)} memory-bound kernels reach {at_least} of a copy")
 
 
-def hidden_share(trace):
-    """Of the time of delays, that in which kernels of other streams ran."""
-    kernels = [e for e in json.loads((OUT / trace).read_text()) if e.get("ph") == "X" and e["tid"] >= 2]
-    spans = sorted((e["ts"], e["ts"] + e["dur"], e["tid"]) for e in kernels if "spin_kernel" not in e["name"])
+def hidden_share(name):
+    """Of the time of delays, that in which kernels of other streams ran. A delay ends where the kernel begins that stands for the
+    transfer: the first of its part, on its stream."""
+    delays = {f"{way}, stand-in": us for way, us in read(name)["delay"].items() if us > 0}
+    kernels = [e for e in json.loads((OUT / f"{name}.trace.json").read_text()) if e.get("ph") == "X" and e["tid"] >= 2]
+    spans = sorted((e["ts"], e["ts"] + e["dur"], e["tid"]) for e in kernels)
     hidden = total = 0
-    for delay in (e for e in kernels if "spin_kernel" in e["name"]):
-        at, end = delay["ts"], delay["ts"] + delay["dur"]
-        total += end - at
+    for transfer in (e for e in kernels if e["cat"] in delays):
+        end, total = transfer["ts"], total + delays[transfer["cat"]]
+        at = end - delays[transfer["cat"]]
         for begin, until, stream in spans:
             if begin >= end:
                 break
-            if until > at and stream != delay["tid"]:
+            if until > at and stream != transfer["tid"]:
                 hidden += min(until, end) - max(begin, at)
                 at = min(until, end)
     return hidden / total if total else 0
@@ -167,7 +169,7 @@ def beside(name, alone, serial):
     with_delays, without, in_turn = read(name), read(alone), read(serial)
     delays, least = with_delays["delays_per_step"], without["seconds_per_step"]
     took, limit = with_delays["seconds_per_step"], 1.15 * max(least, delays)
-    share = hidden_share(f"{name}.trace.json")
+    share = hidden_share(name)
     print(f"    alone {1e3 * least:.1f} ms, delays {1e3 * delays:.1f} ms; one after the other {1e3 * in_turn['seconds_per_step']:.1f} ms")
     said = f"{name}: {1e3 * took:.1f} ms, {took / max(least, delays):.3f} of the longer of the two"
     good = judged(delays > 0 and took <= limit, f"{said}, at most 1.15; peak {gib(with_delays['peak_memory_bytes'])}")

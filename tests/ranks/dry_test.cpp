@@ -185,7 +185,7 @@ nlohmann::json gpt_oss_120b() {
 
 struct Dry {
   std::vector<LedgerRow> rows;
-  int64_t weights = 0, gradients = 0, gathered = 0;                  // bytes of this rank
+  int64_t weights = 0, gradients = 0, gathered = 0, optimizer = 0;   // bytes of this rank
   int64_t dense = 0, dense_kept = 0, experts = 0, experts_kept = 0;  // elements, padded, and kept
 };
 
@@ -210,6 +210,7 @@ Dry dry(const Published& p, int rank, int64_t rows) {
     (experts ? out.experts_kept : out.dense_kept) += s.range.size();
     out.weights += static_cast<int64_t>(s.weights.nbytes());
     out.gradients += 4 * whole;
+    if (s.unit->trained()) out.optimizer += (2 * 4 + 2) * s.range.size();  // fp32 moments, low bits
     if (s.over->size() > 1) out.gathered += 2 * whole, out.gradients += 4 * s.range.size();
   }
   return out;
@@ -246,7 +247,7 @@ std::map<std::string, int64_t> closed_form(const Published& p, const Dry& d, int
     want["ep all_to_all"] =
         p.micro_batches * layers *
         (4 * sent * hidden * 2 + 2 * sent * top_k * 4 + sent * top_k * 4 + l.ep * 8);
-  want["world all_reduce"] = 8 * (3 + 4 + 1) + layers * experts * 8;
+  want["world all_reduce"] = 8 * (3 + 6 + 1) + layers * experts * 8;
   return want;
 }
 
@@ -295,9 +296,10 @@ TEST(DryRun, PublishedLayoutsAgreeWithClosedForms) {
       for (const std::string& text : ledgers) ASSERT_EQ(text, ledgers.front()) << p.name << group;
     const Dry& first = ranks.front();
     std::printf("%s on %d ranks (%s)\n", p.name, p.layout.world(), p.layout.text().c_str());
-    std::printf("  a rank: weights %.2f GB, gathered %.2f GB, gradients %.2f GB\n",
-                static_cast<double>(first.weights) / 1e9, static_cast<double>(first.gathered) / 1e9,
-                static_cast<double>(first.gradients) / 1e9);
+    std::printf(
+        "  a rank: weights %.2f GB, gathered %.2f GB, gradients %.2f GB, optimizer %.2f GB\n",
+        static_cast<double>(first.weights) / 1e9, static_cast<double>(first.gathered) / 1e9,
+        static_cast<double>(first.gradients) / 1e9, static_cast<double>(first.optimizer) / 1e9);
     for (const auto& [what, bytes] : sums(first.rows))
       std::printf("  %-28s %10.3f GB a step\n", what.c_str(), static_cast<double>(bytes) / 1e9);
   }

@@ -47,11 +47,16 @@ for sets, expected in [
     (["model.bias_update_rate=0.01"], "no correction bias"),
     (["model.config.num_experts_per_tok=9"], "num_experts_per_tok"),
     (["model.config.num_experts=0"], "`num_experts`: expected an integer of at least 1, got 0"),
+    (["parallel.dp_shard=2", "parallel.capacity=0.9"], "expected a number >= 1"),
+    (["parallel.dp_shard=2", "parallel.capacity=2", "parallel.dispatcher=all_gather"], "has no effect with dispatcher all_gather"),
+    (["parallel.dp_shard=2", "parallel.capacity=2", "parallel.ep=1"], "has no effect with ep 1"),
 ]:
     done = conclave("pretrain", DEMO, "--dry-run", *[word for s in sets for word in ("--set", s)])
     fine = done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1
     check(" ".join(sets), fine, f"status {done.returncode}: {done.stderr}")
 
+done = conclave("pretrain", DEMO, "--dry-run", "--set", "parallel.dp_shard=2", "--set", "parallel.capacity=1.5")
+check("a capacity's calls", done.returncode == 0 and "with room for" in done.stdout, done.stderr)
 done = conclave("pretrain", "no-such.yaml")
 check("a config that is not there", done.returncode == 2 and "no-such.yaml" in done.stderr, done.stderr)
 for words in (["pretrian"], ["pretian", DEMO], ["help", "pretrin"]):
