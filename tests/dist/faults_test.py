@@ -57,8 +57,8 @@ def stands_still(tally, folder):
     run.wait_for("Gloo")
     time.sleep(1)
     os.kill(run.ranks()[1], signal.SIGSTOP)
-    tally.check("a rank is stopped", run.end(), 1, "for rank 1;", "dead or stopped", "killed, since they did not end by themselves: ranks 1",
-                within=LIMIT)
+    tally.check("a rank is stopped", run.end(), 1, "; rank 1 (", "does not answer any more, so it is dead or stopped",
+                "killed, since they did not end by themselves: ranks 1", within=LIMIT)
 
 
 def stands_still_as_shipped(tally, folder):
@@ -70,7 +70,8 @@ def stands_still_as_shipped(tally, folder):
     os.kill(run.ranks()[1], signal.SIGSTOP)
     ended = run.end()
     ended.seconds = time.monotonic() - begun
-    tally.check("a rank is stopped, the shipped time-out", ended, 1, "for rank 1;", "dead or stopped", within=LIMIT)
+    tally.check("a rank is stopped, the shipped time-out", ended, 1, "; rank 1 (", "does not answer any more, so it is dead or stopped",
+                within=LIMIT)
 
 
 def throws(tally, folder):
