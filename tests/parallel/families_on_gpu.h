@@ -71,10 +71,11 @@ inline Batch shipped_rows(int rows, bool joined = false, int seed = 0) {
 // A model on one device in one type, with the weights of `like` or new ones.
 struct OnDevice {
   OnDevice(const nlohmann::json& config, at::ScalarType dtype, at::Device device,
-           OnDevice* like = nullptr, UnitsOptions options = {})
+           OnDevice* like = nullptr, UnitsOptions options = {},
+           std::unique_ptr<comm::Comm> one = comm::single())
       : decoder(
             models::make_decoder(config, "tiny", {.dtype = dtype, .device = device, .mtp = true})),
-        comm(comm::single()),
+        comm(std::move(one)),
         units(decoder, *comm, on(device, options)) {
     if (!like) {
       initialise(units, 5, 0.08);

@@ -64,6 +64,7 @@ struct Trial {
   int64_t steps = 6;
   std::optional<int64_t> from = {};  // goes on from this step's checkpoint
   comm::RankLayout layout = {1, 4, 4, 1};
+  int at_once = 1;  // micro-batches
 };
 
 // The state at the end, on rank 0.
@@ -88,6 +89,7 @@ train::TrainState train_in(const fs::path& path, const Trial& trial) {
                              .clip_norm = 0.5,
                              .bias_rate = 1e-3,
                              .mtp_weight = kFamily.mtp_weight,
+                             .at_once = trial.at_once,
                              .validate_every = 2,
                              .checkpoint_every = 3};
     config.capacity = comm::CapacityRule({.tokens = kSeqLen * kRowsAtOnce,
@@ -128,15 +130,15 @@ void expect_same_files(const fs::path& a, const fs::path& b, bool with_state) {
 }
 
 TEST(Capacity, StepsThatAreRunAgainEndInTheBytesOfCountedOnes) {
-  for (const comm::RankLayout& layout :
-       {comm::RankLayout{1, 4, 4, 1}, comm::RankLayout{2, 2, 2, 1}}) {
+  for (const Trial& trial : {Trial{}, Trial{.layout = {2, 2, 2, 1}}, Trial{.at_once = 2}}) {
     const TempFolder counted, roomy, tight;
-    const train::TrainState want = train_in(counted.path(), {.layout = layout});
+    const train::TrainState want = train_in(counted.path(), trial);
     for (const auto& [path, margin] :
          {std::pair(roomy.path(), 9.0), std::pair(tight.path(), 1.0)}) {
-      SCOPED_TRACE(layout.text() + ", margin " + std::to_string(margin));
-      const train::TrainState got =
-          train_in(path, {.dispatcher = "all_to_all_capacity", .margin = margin, .layout = layout});
+      SCOPED_TRACE(trial.layout.text() + ", margin " + std::to_string(margin));
+      Trial fixed = trial;
+      fixed.dispatcher = "all_to_all_capacity", fixed.margin = margin;
+      const train::TrainState got = train_in(path, fixed);
       EXPECT_EQ(got.step, want.step);
       EXPECT_EQ(got.sample, want.sample);
       EXPECT_EQ(got.tokens, want.tokens);
