@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <ctime>
 #include <memory>
+#include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -23,9 +24,10 @@
 namespace conclave::cli {
 namespace {
 
-// Seconds: how long the others have to say what they know when one has died; and how long ranks
-// have to end after a second Ctrl-C.
-constexpr double kGrace = 5, kAtOnce = 2;
+// Seconds: how long the others have to say what they know when one has died, and before that how
+// long they have to find out in a call, which tells more; and how long ranks have to end after a
+// second Ctrl-C.
+constexpr double kGrace = 5, kFind = 2, kAtOnce = 2;
 constexpr size_t kLastLines = 12;
 
 std::array<std::atomic<int>, 65> asked;  // how often each signal has come
@@ -87,8 +89,11 @@ class Launch {
       for (auto& rank : ranks_)
         if (rank->has_ended() && is_bad(*rank) && !first_death_) {
           first_death_.emplace();
+          first_dead_ = format("rank %d ", rank->rank()) + how_it_ended(*rank);
           store_.tell_gone(rank->rank(), "it " + how_it_ended(*rank));
         }
+      if (first_death_ && first_death_->seconds() > kFind && !first_dead_.empty())
+        store_.tell_all(std::exchange(first_dead_, {}));
       const bool late = first_death_ && first_death_->seconds() > kGrace;
       const bool at_once = second_signal_ && second_signal_->seconds() > kAtOnce;
       if (late || at_once)
@@ -182,6 +187,7 @@ class Launch {
   const std::string logs_, host_;
   std::vector<std::unique_ptr<RankProcess>> ranks_;
   std::optional<Timer> first_death_, second_signal_;
+  std::string first_dead_;  // as the others are told, until they are
   std::array<int, 65> passed_{};
   int stops_ = 0;
 };

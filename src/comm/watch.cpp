@@ -37,6 +37,11 @@ std::string gone_text(int rank, const std::string& how) {
   return nlohmann::json{{"rank", rank}, {"how", how}}.dump();
 }
 
+std::string fault_text(int rank, const std::string& message, bool in_call) {
+  return nlohmann::json{{"rank", rank}, {"message", message}, {"in_call", in_call}}.dump(
+      -1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 std::string host_name() {
   char name[256] = {};
   return ::gethostname(name, sizeof name - 1) == 0 ? name : "?";
@@ -78,7 +83,7 @@ void Watch::run() {
       std::optional<std::string> fault;
       {
         const std::lock_guard lock(store_mutex_);
-        fault = store_->peek("fault");
+        fault = store_->peek(kFaultKey);
       }
       if (!fault || failing_.exchange(true)) continue;
       const auto j = nlohmann::json::parse(*fault);
@@ -138,14 +143,13 @@ std::vector<RankState> Watch::all_states() {
 
 Watch::Fault Watch::tell(const std::string& message, bool in_call) {
   const std::lock_guard lock(store_mutex_);
-  const nlohmann::json mine{{"rank", place_.rank}, {"message", message}, {"in_call", in_call}};
-  const auto stands = nlohmann::json::parse(
-      store_->offer("fault", mine.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
+  const auto stands =
+      nlohmann::json::parse(store_->offer(kFaultKey, fault_text(place_.rank, message, in_call)));
   return {stands.at("rank"), stands.at("message"), stands.at("in_call")};
 }
 
 std::string Watch::heard(const Fault& fault) const {
-  if (fault.rank == place_.rank) return fault.message;
+  if (fault.rank == place_.rank || fault.rank < 0) return fault.message;
   return fault.message + " (found by rank " + std::to_string(fault.rank) + ")";
 }
 

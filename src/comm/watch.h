@@ -91,6 +91,10 @@ class Watch {
 // stands.
 inline constexpr const char* kGoneKey = "gone";
 std::string gone_text(int rank, const std::string& how);
+// The fault with which all ranks end, the first that is offered: of a rank, or of the launcher
+// (-1), for ranks that are in no call and so find none.
+inline constexpr const char* kFaultKey = "fault";
+std::string fault_text(int rank, const std::string& message, bool in_call);
 
 std::string host_name();
 

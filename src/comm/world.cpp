@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/timer.h"
@@ -125,6 +126,7 @@ void World::meet() {
   };
   s.store = connect(place.serves_store);
   s.watch = std::make_unique<Watch>(place, connect(false), s.log);
+  fault_point("comm.meet");
   const std::string program = program_lines();
   for (const std::string& host : s.gather("start", host_name())) s.host_of.push_back(host);
   const bool one = std::all_of(s.host_of.begin(), s.host_of.end(),

@@ -65,5 +65,8 @@ int LaunchStore::port() const { return state_->store.port(); }
 void LaunchStore::tell_gone(int rank, const std::string& how) {
   state_->store.offer(comm::kGoneKey, comm::gone_text(rank, how));
 }
+void LaunchStore::tell_all(const std::string& message) {
+  state_->store.offer(comm::kFaultKey, comm::fault_text(/*rank=*/-1, message, /*in_call=*/true));
+}
 
 }  // namespace conclave::recipes

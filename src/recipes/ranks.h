@@ -35,6 +35,8 @@ class LaunchStore {
   int port() const;
   // The first rank that ended badly; `how`: "it was killed by signal 9". The others name it.
   void tell_gone(int rank, const std::string& how);
+  // Ends all ranks that have not found a fault by themselves.
+  void tell_all(const std::string& message);
 
  private:
   struct State;

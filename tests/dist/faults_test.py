@@ -38,6 +38,14 @@ def first_dies(tally, folder):
     tally.check("rank 0 is killed", ended, 1, "rank 0 on ", "was killed by signal 9", within=LIMIT)
 
 
+def dies_at_start(tally, folder):
+    """Before the ranks have met there is no call in which the others would notice."""
+    ended = start(folder, 3, "calls", 30, CONCLAVE_KILL_AT="comm.meet", CONCLAVE_FAULT_RANK=1).end()
+    if "did not end by themselves" in ended.output:
+        ended.status = f"{ended.status}, and the others had to be killed"
+    tally.check("a rank is killed at the start", ended, 1, "rank 1 on ", "was killed by signal 9", within=LIMIT)
+
+
 def hangs(tally, folder):
     ended = start(folder, 3, "calls", 60, CONCLAVE_HANG_AT="comm.call:40", CONCLAVE_FAULT_RANK=1).end()
     tally.check("a rank hangs", ended, 1, "waits in `world #40 all_reduce", "for rank 1;", "runs, but has not come",
@@ -49,8 +57,8 @@ def stands_still(tally, folder):
     run.wait_for("Gloo")
     time.sleep(1)
     os.kill(run.ranks()[1], signal.SIGSTOP)
-    tally.check("a rank is stopped", run.end(), 1, "for rank 1;", "dead or stopped", "killed, since they did not end by themselves: ranks 1",
-                within=LIMIT)
+    tally.check("a rank is stopped", run.end(), 1, "; rank 1 (", "does not answer any more, so it is dead or stopped",
+                "killed, since they did not end by themselves: ranks 1", within=LIMIT)
 
 
 def stands_still_as_shipped(tally, folder):
@@ -62,7 +70,8 @@ def stands_still_as_shipped(tally, folder):
     os.kill(run.ranks()[1], signal.SIGSTOP)
     ended = run.end()
     ended.seconds = time.monotonic() - begun
-    tally.check("a rank is stopped, the shipped time-out", ended, 1, "for rank 1;", "dead or stopped", within=LIMIT)
+    tally.check("a rank is stopped, the shipped time-out", ended, 1, "; rank 1 (", "does not answer any more, so it is dead or stopped",
+                within=LIMIT)
 
 
 def throws(tally, folder):
@@ -108,7 +117,7 @@ def usage(tally, folder):
     tally.check("no config", Started(launch(2, "pretrain", "no-such-file.yaml", logs=folder)).end(), {1, 2}, "no-such-file.yaml")
 
 
-CASES = (dies, first_dies, hangs, stands_still, throws, leaves_early, wrong_size, differs, launcher_dies, usage)
+CASES = (dies, first_dies, dies_at_start, hangs, stands_still, throws, leaves_early, wrong_size, differs, launcher_dies, usage)
 
 
 def main():
