@@ -77,6 +77,17 @@ void LayerRun::finish_combine() {
   shared_out_.recipe = nullptr;
 }
 
+void LayerRun::backward_dispatch() {
+  const at::Tensor rows = std::exchange(dreceived_, {}), weights = std::exchange(dweights_, {});
+  rows_on_way_ = dispatcher_.lane().start(
+      [&] {
+        dx_ = dispatcher_.combine(layout_, rows);
+        drouting_ = dispatcher_.combine_weights(layout_, weights);
+      },
+      {rows, weights});
+  if (options_.experts_gradients_late) experts_.run_weight_gradients();
+}
+
 void LayerRun::backward_shared() {
   const Part part = part_of(SegmentKind::shared);
   shared_.seed(shared_out_, std::exchange(dshared_out_, {}));
@@ -176,17 +187,9 @@ void LayerRun::backward(SegmentKind kind, at::Tensor& dhidden) {
     case SegmentKind::shared:
       if (!lane.is_open()) backward_shared();
       break;
-    case SegmentKind::dispatch: {
-      const at::Tensor rows = std::exchange(dreceived_, {}), weights = std::exchange(dweights_, {});
-      rows_on_way_ = lane.start(
-          [&] {
-            dx_ = dispatcher_.combine(layout_, rows);
-            drouting_ = dispatcher_.combine_weights(layout_, weights);
-          },
-          {rows, weights});
-      if (options_.experts_gradients_late) experts_.run_weight_gradients();
+    case SegmentKind::dispatch:
+      backward_dispatch();
       break;
-    }
     case SegmentKind::route:
       rows_on_way_.wait();
       route_.seed(route_in_, std::exchange(dh_, {}));  // to be added where the norm's comes

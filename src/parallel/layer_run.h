@@ -31,6 +31,7 @@ class LayerRun {
  private:
   void dispatch();
   void finish_combine();
+  void backward_dispatch();
   void backward_shared();
 
   const nn::Layer& layer_;

@@ -63,6 +63,16 @@ void add_loads(std::vector<at::Tensor>& sums, const nn::Decoder& decoder,
   }
 }
 
+// Of a finished forward.
+void add_figures(Gradients& g, const nn::Decoder& decoder, const parallel::MicroBatch& batch,
+                 double mtp_weight) {
+  add_to(g.loss_sum, batch.loss_sum());
+  add_to(g.mtp_loss_sum, batch.mtp_loss_sum());
+  if (mtp_weight != 0) add_to(g.mtp_scored, batch.mtp_scored());
+  add_to(g.aux, batch.aux());
+  add_loads(g.loads, decoder, batch);
+}
+
 void sum_loads_over_ranks(comm::Comm& comm, std::vector<at::Tensor>& loads) {
   if (comm.size() == 1) return;
   for (auto& sum : loads) {
@@ -164,11 +174,7 @@ Gradients accumulate(nn::Decoder& decoder, parallel::Units& units, comm::Dispatc
     return std::make_unique<parallel::MicroBatch>(decoder, units, dispatcher, std::move(b), run);
   };
   const auto add = [&](const parallel::MicroBatch& batch) {
-    add_to(g.loss_sum, batch.loss_sum());
-    add_to(g.mtp_loss_sum, batch.mtp_loss_sum());
-    if (mtp_weight != 0) add_to(g.mtp_scored, batch.mtp_scored());
-    add_to(g.aux, batch.aux());
-    add_loads(g.loads, decoder, batch);
+    add_figures(g, decoder, batch, mtp_weight);
   };
   for (size_t i = 0; i < count; ++i) {
     const auto batch = micro_batch(i);

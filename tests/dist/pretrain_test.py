@@ -36,7 +36,7 @@ if os.environ.get("CONCLAVE_TEST_DEVICE") == "cuda":  # over NCCL; with CONCLAVE
 PARTS = ["parity", "stop", "kill", "full_disk", "background", "per_rank", "nan", "restart"]
 LAYOUTS = {  # of so many ranks
     2: [{}, {"dp_replicate": 2}, {"ep": 1}, {"capacity": 1}],
-    4: [{}, {"dp_replicate": 2, "ep": 2}, {"ep": 2, "ep_replicate": 2, "dispatcher": "all_gather"}, {"capacity": 1}],
+    4: [{}, {"dp_replicate": 2, "ep": 2}, {"ep": 2, "ep_replicate": 2, "dispatcher": "all_gather", "weights": "release"}, {"capacity": 1}],
     8: [{"dp_replicate": 2}, {"ep": 4, "capacity": 1.25}],
 }
 
