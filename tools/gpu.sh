@@ -57,13 +57,17 @@ sm80() {
   { device && echo 'built for sm_80, compiled by the driver' && on_gpu build/sm80; } 2>&1 | tee "$OUT/sm80.log"
 }
 
-# A tool over all GPU tests. Only kernels of ours are looked at; the allocator hands each tensor its own memory, so that what
-# lies beside it is nobody's, and initcheck is not deceived by the tests' filling of fresh memory.
+# A tool over all GPU tests; the allocator hands each tensor its own memory, so that what lies beside it is nobody's. Only kernels of
+# ours are looked at, but for initcheck, which counts what a kernel wrote that it did not look at as never written; it is not deceived
+# by the tests' filling of fresh memory either. racecheck does not know the grouped products' bulk copies and barriers.
 sanitized() { # TOOL LOG
-  local ours=()
-  [[ $(compute-sanitizer --help) != *--kernel-name\ * ]] || ours=(--kernel-name kernel_substring=conclave)
-  export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-  [ "$1" != initcheck ] || export CONCLAVE_POISON=off
+  local ours=() gpu_tests=$gpu_tests
+  case $1 in
+    initcheck) export CONCLAVE_POISON=off ;;
+    racecheck) gpu_tests+=-*Grouped* ;;&
+    *) [[ $(compute-sanitizer --help) != *--kernel-name\ * ]] || ours=(--kernel-name kernel_substring=conclave) ;;
+  esac
+  export PYTORCH_NO_CUDA_MEMORY_CACHING=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
   { echo "== $1" && on_gpu build/release timeout 560 compute-sanitizer --tool "$1" --error-exitcode 3 "${ours[@]}"; } >"$2" 2>&1
 }
 
