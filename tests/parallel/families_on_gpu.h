@@ -71,11 +71,10 @@ inline Batch shipped_rows(int rows, bool joined = false, int seed = 0) {
 // A model on one device in one type, with the weights of `like` or new ones.
 struct OnDevice {
   OnDevice(const nlohmann::json& config, at::ScalarType dtype, at::Device device,
-           OnDevice* like = nullptr, UnitsOptions options = {},
-           std::unique_ptr<comm::Comm> one = comm::single())
+           OnDevice* like = nullptr, UnitsOptions options = {})
       : decoder(
             models::make_decoder(config, "tiny", {.dtype = dtype, .device = device, .mtp = true})),
-        comm(std::move(one)),
+        comm(comm::single()),
         units(decoder, *comm, on(device, options)) {
     if (!like) {
       initialise(units, 5, 0.08);

@@ -3,7 +3,6 @@
 // that they have without.
 #include <gtest/gtest.h>
 
-#include "ops/delay.h"
 #include "parallel/families_on_gpu.h"
 #include "parallel/together.h"
 
@@ -12,48 +11,8 @@ namespace {
 
 using namespace testing;
 
-// One rank that gathers, and a dispatcher that sends, on another stream and leave the wait for it
-// out.
-class CarelessComm final : public comm::Comm {
- public:
-  CarelessComm() { lane_.open("careless", at::Device(at::kCUDA, 0), {}); }
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  void all_gather(at::Tensor out, const at::Tensor& in) override {
-    on_way_.push_back(
-        lane_.start([&] { ops::delay(in.device(), 2000), out.copy_(in); }, {in, out}));
-  }
-  void reduce_scatter(at::Tensor out, const at::Tensor& in) override { out.copy_(in); }
-  void all_reduce(at::Tensor) override {}
-  void all_to_all(at::Tensor out, const at::Tensor& in, std::span<const int64_t>,
-                  std::span<const int64_t>) override {
-    out.copy_(in);
-  }
-  void barrier() override {}
-
- private:
-  comm::Lane lane_;
-  std::vector<comm::OnWay> on_way_;
-};
-
-class CarelessDispatcher final : public comm::LocalDispatcher {
- public:
-  CarelessDispatcher() { beside_.open("careless", at::Device(at::kCUDA, 0), {}); }
-  at::Tensor dispatch(const comm::Dispatch& to, const at::Tensor& x) override {
-    at::Tensor rows;
-    on_way_.push_back(beside_.start(
-        [&] { ops::delay(x.device(), 2000), rows = LocalDispatcher::dispatch(to, x); }, {x}));
-    return rows;
-  }
-
- private:
-  comm::Lane beside_;
-  std::vector<comm::OnWay> on_way_;
-};
-
 struct How {
   bool release = false, lanes = false, together = false;
-  bool careless_comm = false, careless_dispatcher = false;
   int delays = 0;  // seed; 0: none
   std::set<std::string> recompute = {};
 };
@@ -64,21 +23,17 @@ std::vector<at::Tensor> gradients(const std::string& family, OnDevice& like, con
   if (how.delays) setenv("CONCLAVE_DELAYS", delays.c_str(), /*overwrite=*/1);
   const at::Device gpu(at::kCUDA, 0);
   OnDevice m(shipped_config(family), at::kBFloat16, gpu, &like,
-             {.release_after_use = how.release, .overlap = how.lanes, .poison = true},
-             how.careless_comm ? std::unique_ptr<comm::Comm>(new CarelessComm) : comm::single());
-  CarelessDispatcher careless;
-  comm::Dispatcher& dispatcher =
-      how.careless_dispatcher ? static_cast<comm::Dispatcher&>(careless) : m.dispatcher;
-  if (how.lanes) dispatcher.lane().open("rows", gpu);
+             {.release_after_use = how.release, .overlap = how.lanes, .poison = true});
+  if (how.lanes) m.dispatcher.lane().open("rows", gpu);
   unsetenv("CONCLAVE_DELAYS");
   RunOptions run{.recompute = how.recompute, .loss_seed = 1.0 / 248, .mtp_weight = 0.3};
   const auto batch = [&](int seed) { return to_device(shipped_rows(4, false, seed), gpu); };
   std::vector<at::Tensor> out;
   for (int step = 0; step < 2; ++step) {
     m.units.zero_grads();
-    MicroBatch a(m.decoder, m.units, dispatcher, batch(step), run);
+    MicroBatch a(m.decoder, m.units, m.dispatcher, batch(step), run);
     run.last = true;
-    MicroBatch b(m.decoder, m.units, dispatcher, batch(step + 2), run);
+    MicroBatch b(m.decoder, m.units, m.dispatcher, batch(step + 2), run);
     if (how.together) {
       forward_together(a, b), backward_together(a, b);
     } else {
@@ -114,21 +69,6 @@ TEST_P(Overlap, GivesTheSameBits) {
             << "gradient " << i << ", together " << together << ", released " << how.release
             << ", delays " << how.delays;
     }
-  }
-}
-
-// So that the test above would see it.
-TEST_P(Overlap, AWaitThatIsLeftOutGivesOthers) {
-  CONCLAVE_NEEDS_GPU();
-  const Deterministic deterministic;
-  OnDevice like(shipped_config(GetParam()), at::kBFloat16, at::kCUDA);
-  const auto want = gradients(GetParam(), like, {.release = true, .lanes = true});
-  for (const How& how : {How{.release = true, .lanes = true, .careless_comm = true},
-                         How{.release = true, .lanes = true, .careless_dispatcher = true}}) {
-    const auto got = gradients(GetParam(), like, how);
-    int others = 0;
-    for (size_t i = 0; i < want.size(); ++i) others += !same_bits(got[i], want[i]);
-    EXPECT_GT(others, 0) << (how.careless_comm ? "gathering" : "dispatching");
   }
 }
 
