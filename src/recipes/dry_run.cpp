@@ -56,12 +56,12 @@ int print_dry_run(const PretrainConfig& c, const ConfigSource& source, const Mod
         decoder.architecture + " of " + parameter_count(parameters.total) + " parameters";
     write_file_atomic(svg, plan::rank_picture_svg(picture_of(*ranks, model)));
   }
-  const plan::TokenRun run{
-      .config = config_path,
-      .model_file = decoder.model_file,
-      .rows = c.batch.micro_rows,
-      .row_length = c.data.seq_len,
-      .micro_batches = (c.batch.rows + c.batch.micro_rows - 1) / c.batch.micro_rows};
+  const plan::TokenRun run{.config = config_path,
+                           .model_file = decoder.model_file,
+                           .rows = of_rank.batch.micro_rows,
+                           .row_length = c.data.seq_len,
+                           .micro_batches = (of_rank.batch.rows + of_rank.batch.micro_rows - 1) /
+                                            of_rank.batch.micro_rows};
   std::fputs(plan::one_token_page(shape, run).c_str(), stdout);
   return 0;
 }
