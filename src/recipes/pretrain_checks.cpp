@@ -128,6 +128,16 @@ comm::RankLayout layout_of(const PretrainConfig& c, const ConfigSource& source,
        {"parallel.weights", "parallel.overlap", "parallel.at_once", "checkpoint.layout"})
     if (ranks == 1 && source.is_set(key))
       throw source.error(key, "has no effect with one rank; leave it out");
+  if (c.parallel.at_once == 2 && layout.ep == 1 && c.parallel.weights == "keep")
+    throw source.error("parallel.at_once",
+                       "has no effect with ep 1, where rows stay where they are, and weights keep; "
+                       "leave it out");
+  if (c.parallel.at_once == 2 && c.batch.rows / ranks <= c.batch.micro_rows)
+    throw source.error("parallel.at_once",
+                       format("has no effect with one micro-batch a rank: it has %lld rows, and "
+                              "batch.micro_rows is %lld; leave it out",
+                              static_cast<long long>(c.batch.rows / ranks),
+                              static_cast<long long>(c.batch.micro_rows)));
   if (ranks > 1 && c.cuda_graph)
     throw source.error("cuda_graph", "is for one rank; leave it out with several");
   return layout;

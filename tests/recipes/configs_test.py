@@ -50,6 +50,8 @@ for sets, expected in [
     (["parallel.dp_shard=2", "parallel.capacity=0.9"], "expected a number >= 1"),
     (["parallel.dp_shard=2", "parallel.capacity=2", "parallel.dispatcher=all_gather"], "has no effect with dispatcher all_gather"),
     (["parallel.dp_shard=2", "parallel.capacity=2", "parallel.ep=1"], "has no effect with ep 1"),
+    (["parallel.dp_shard=2", "parallel.at_once=2", "parallel.ep=1", "batch.micro_rows=1"], "has no effect with ep 1"),
+    (["parallel.dp_shard=2", "parallel.at_once=2", "batch.micro_rows=8", "batch.rows=16"], "has no effect with one micro-batch a rank"),
 ]:
     done = conclave("pretrain", DEMO, "--dry-run", *[word for s in sets for word in ("--set", s)])
     fine = done.returncode == 2 and expected in done.stderr and done.stderr.count("\n") == 1
