@@ -41,12 +41,16 @@ CLI::App* add_config_verb(CLI::App& app, const char* name, const char* help,
   return verb;
 }
 
+// A variable that is empty is not an option left out.
+std::string is_name(const std::string& path) { return path.empty() ? "expected a name" : ""; }
+
 void add_pretrain(CLI::App& app, int& status) {
   auto v = std::make_shared<ConfigVerb>();
   auto svg = std::make_shared<std::string>();
   CLI::App* verb = add_config_verb(app, "pretrain", "train a model on text", v, true);
   verb->add_option("--svg", *svg,
-                   "with --dry-run: a picture of which rank holds what and who talks to whom");
+                   "with --dry-run: a picture of which rank holds what and who talks to whom")
+      ->check(is_name);
   verb->callback(
       [v, svg, &status] { status = recipes::pretrain(v->config, v->sets, v->dry_run, *svg); });
 }
@@ -147,7 +151,8 @@ void add_merge(CLI::App& app) {
   CLI::App* verb = app.add_subcommand(
       "merge", "a checkpoint in one file a rank (checkpoint.layout: per_rank) to a model folder");
   verb->add_option("folder", o->folder, "the checkpoint, e.g. runs/a/latest")->required();
-  verb->add_option("--output", o->output, "folder to write; the checkpoint itself if not given");
+  verb->add_option("--output", o->output, "folder to write; the checkpoint itself if not given")
+      ->check(is_name);
   verb->callback([o] { recipes::merge(o->folder, o->output); });
 }
 

@@ -35,6 +35,7 @@ Capacity highest_load(const LoadFacts& f) {
 Capacity CapacityRule::above(const Capacity& load) const {
   const auto rows = [&](int64_t n, int64_t most) {
     const double room = std::ceil(margin_ * static_cast<double>(n));
+    if (room >= static_cast<double>(most)) return std::max(n, most);
     return std::max(n, std::min(most, round_up(static_cast<int64_t>(room))));
   };
   const Capacity most = highest_load(facts_);

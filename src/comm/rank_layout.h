@@ -55,8 +55,8 @@ struct ParallelConfig {
       within(1, 2));
     f("capacity", capacity,
       "of all_to_all: numbers of rows are fixed before a step, so that the host waits for no "
-      "counts: "
-      "room for the highest load seen times this, in the beginning for even loads; a step that "
+      "counts: room for the highest load seen times this, in the beginning for even loads; a step "
+      "that "
       "needs more is run again with more. Counts are exchanged first if not set",
       at_least(1));
   }

@@ -71,7 +71,7 @@ class Units {
   void gather(nn::Unit* unit);  // null: nothing. The unit is bound when it returns
   // Starts that, if it is to be done and a slot is free; false: none is.
   bool prefetch(nn::Unit* unit);
-  void hold(nn::Unit* unit);     // one more release() is needed
+  void hold(nn::Unit* unit);     // by one that will release it: the last to do so gives it back
   void release(nn::Unit* unit);  // nothing where weights stay
   void weights_changed();  // after an optimizer step or a load: what is gathered is gathered again
   void zero_grads();
@@ -102,7 +102,7 @@ class Units {
   struct Gathering {  // of a shard
     int ring = -1;    // none: bound for good
     int slot = -1;    // none: not gathered
-    int holds = 0;    // releases that are still to come, beside the last
+    int holds = 0;    // releases that are still to come
     bool reduced = false;
   };
   void place_gathered(const std::function<bool(const nn::Unit*)>& is_experts);

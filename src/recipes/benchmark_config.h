@@ -62,8 +62,7 @@ struct TransferSection {
     f("combine", combine, "microseconds that each combine takes longer", not_negative);
     f("beside", beside,
       "what is computed meanwhile on a GPU: nothing; what a micro-batch itself has (its shared "
-      "expert, "
-      "weight gradients); or a second micro-batch too, whose activations are kept as well",
+      "expert, weight gradients); or a second micro-batch too, whose activations are kept as well",
       one_of({"nothing", "micro_batch", "two_micro_batches"}));
   }
 };

@@ -36,7 +36,10 @@ int print_dry_run(const PretrainConfig& c, const ConfigSource& source, const Mod
               flops_table(plan::flops_per_token(shape, c.data.seq_len)).c_str());
   const std::optional<DryRanks> ranks = dry_ranks(c, source, choice, decoder);
   PretrainConfig of_rank = c;
-  if (ranks) of_rank.batch.micro_rows = rows_at_once(c, ranks->layout.world());
+  if (ranks) {
+    of_rank.batch.rows = c.batch.rows / ranks->layout.world();
+    of_rank.batch.micro_rows = rows_at_once(c, ranks->layout.world());
+  }
   plan::MemoryForecast memory = forecast(of_rank, shape, device, expected_data_bytes(c));
   if (ranks) memory = memory_of(*ranks, memory);
   std::printf("# Memory%s%s, of %s that are free\n%s\n", device.is_cuda() ? " of the GPU" : "",
@@ -48,8 +51,7 @@ int print_dry_run(const PretrainConfig& c, const ConfigSource& source, const Mod
     if (!ranks)
       throw ConfigError(
           "--svg: a picture is of several ranks; set parallel.dp_replicate or parallel.dp_shard, "
-          "or "
-          "start as many (conclave launch -n N)");
+          "or start as many (conclave launch -n N)");
     const std::string model =
         decoder.architecture + " of " + parameter_count(parameters.total) + " parameters";
     write_file_atomic(svg, plan::rank_picture_svg(picture_of(*ranks, model)));

@@ -4,7 +4,8 @@
 
 namespace conclave::recipes {
 
-// `output` empty: in place. Throws RunError.
+// `output` empty: in place. A folder that is there is replaced if it is empty or a checkpoint.
+// Throws RunError.
 void merge(const std::string& folder, const std::string& output);
 
 }  // namespace conclave::recipes

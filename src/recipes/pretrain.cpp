@@ -161,7 +161,7 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   loop.at_once = static_cast<int>(c.parallel.at_once);
   std::optional<GpuFigures> gpu;
   if (device.is_cuda()) {
-    gpu.emplace(device, shape, c.data.seq_len);
+    gpu.emplace(device, shape, c.data.seq_len, world ? world->world() : 1);
     loop.beside_rate = [&](double tokens_per_second) { return gpu->text(tokens_per_second); };
   }
   loop.validate_every = c.validation.every;

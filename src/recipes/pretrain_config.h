@@ -90,8 +90,7 @@ struct CheckpointSection {
     f("layout", layout,
       "of several ranks: shared, all write into the files of one model folder; per_rank, each into "
       "a file of its own, for stores that cannot write into the middle of one (conclave merge "
-      "joins "
-      "them)",
+      "joins them)",
       one_of({"shared", "per_rank"}));
   }
 };
@@ -145,8 +144,7 @@ struct PretrainConfig {
     f("clip_norm", clip_norm, "largest global norm of the gradient; 0: no clipping", not_negative);
     f("max_skipped", max_skipped,
       "steps in a row that may be skipped because the loss or a gradient is not finite; one more "
-      "is "
-      "an error",
+      "is an error",
       not_negative);
     f("model", model, "what is trained");
     f("data", data, "on what");

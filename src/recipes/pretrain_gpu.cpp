@@ -53,10 +53,10 @@ void prepare_gpu(const PretrainConfig& c, const plan::MemoryForecast& forecast) 
   limit_device_memory(free_memory(at::kCUDA), out_of_memory_message(c, forecast));
 }
 
-GpuFigures::GpuFigures(at::Device device, const plan::ModelShape& shape, int64_t seq_len)
+GpuFigures::GpuFigures(at::Device device, const plan::ModelShape& shape, int64_t seq_len, int ranks)
     : device_(device_name(device)), peak_flops_(peak_flops(device_)) {
   const plan::Flops flops = plan::flops_per_token(shape, seq_len);
-  flops_per_token_ = static_cast<double>(flops.total() + flops.mtp);
+  flops_per_token_ = static_cast<double>(flops.total() + flops.mtp) / ranks;
 }
 
 std::string GpuFigures::text(double tokens_per_second) const {

@@ -62,6 +62,7 @@ plan::MemoryForecast forecast(const PretrainConfig& c, const plan::ModelShape& s
   plan::TrainingRun run;
   run.precision = precision_of(c.dtype);
   run.tokens = c.batch.micro_rows * c.data.seq_len;
+  run.at_once = c.batch.rows > c.batch.micro_rows ? c.parallel.at_once : 1;
   run.recompute = {c.memory.recompute.begin(), c.memory.recompute.end()};
   run.on_gpu = device.is_cuda();
   run.saves = !run.on_gpu;  // there the copy lies in the host's memory, as does the text

@@ -15,10 +15,10 @@ namespace conclave::recipes {
 plan::ModelShape shape_of(const nn::Decoder& decoder);
 plan::Precision precision_of(const std::string& dtype);  // "fp32", "fp64" or "bf16"
 
-// Of the device's memory. data_bytes: of the tokenized text, one of the two below.
 // What the loads of expert ranks depend on; the layers with experts are alike.
 comm::LoadFacts load_facts(const plan::ModelShape& shape, int64_t tokens, int64_t expert_ranks);
 
+// Of the device's memory. data_bytes: of the tokenized text, one of the two below.
 plan::MemoryForecast forecast(const PretrainConfig& config, const plan::ModelShape& shape,
                               at::Device device, int64_t data_bytes);
 // Before the text is read: an id of 4 bytes for each 3 bytes of its files; 0 if they are not there.

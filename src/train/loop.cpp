@@ -1,14 +1,11 @@
 #include "train/loop.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -26,6 +23,7 @@
 #include "train/shared_state.h"
 #include "train/slowest_rank.h"
 #include "train/step.h"
+#include "train/validate.h"
 
 namespace conclave::train {
 namespace {
@@ -177,11 +175,13 @@ class Loop {
     if (r.odd_ranks == 1) what += format(", on rank %d", r.odd_rank);
     if (r.odd_ranks > 1) what += format(", on %d of %d ranks", r.odd_ranks, ranks_.size());
     if (++in_a_row_ > config_.max_skipped)
-      throw RunError(what + format(", as in the %lld steps before it; max_skipped allows %lld in a "
-                                   "row. The checkpoints are as they were: look at optimizer.lr, "
-                                   "clip_norm and the rows of these steps",
-                                   static_cast<long long>(in_a_row_ - 1),
-                                   static_cast<long long>(config_.max_skipped)));
+      throw RunError(what +
+                     (in_a_row_ > 1 ? format(", as in the %lld steps before it",
+                                             static_cast<long long>(in_a_row_ - 1))
+                                    : std::string()) +
+                     format("; max_skipped allows %lld in a row. The checkpoints are as they were: "
+                            "look at optimizer.lr, clip_norm and the rows of these steps",
+                            static_cast<long long>(config_.max_skipped)));
     log_warn(what +
              format("; the step is skipped (%lld so far)", static_cast<long long>(state_.skipped)));
   }
@@ -294,44 +294,6 @@ parallel::Batch make_batch(const data::PackedBatch& packed) {
   b.rows.doc_offsets = packed.doc_offsets;
   b.rows.row_offsets = packed.row_offsets;
   return b;
-}
-
-namespace {
-
-double validate_once(Parts& parts, int64_t micro_rows) {
-  comm::Comm& ranks = parts.units.comm();
-  const int64_t rows = parts.validation->rows();
-  at::Tensor loss_sum =
-      at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(parts.units.device()));
-  int64_t scored = 0;
-  for (int64_t round = 0; round < rows; round += micro_rows * ranks.size()) {
-    // A rank for which none are left takes a row that counts nothing: all gather the same weights.
-    const int64_t mine = round + ranks.rank() * micro_rows;
-    const int64_t count = std::min(micro_rows, rows - mine);
-    std::vector<int64_t> chosen(static_cast<size_t>(std::max<int64_t>(count, 1)));
-    std::iota(chosen.begin(), chosen.end(), count > 0 ? mine : 0);
-    parallel::Batch batch = make_batch(parts.validation->batch(chosen));
-    if (count <= 0) batch.labels.fill_(-100);
-    const Evaluation e = evaluate(parts.decoder, parts.units, parts.dispatcher, std::move(batch));
-    loss_sum.add_(e.loss_sum);
-    scored += e.scored;
-  }
-  if (ranks.size() > 1) {
-    const at::Tensor count = at::full({1}, static_cast<double>(scored), at::kDouble);
-    ranks.all_reduce(loss_sum);
-    ranks.all_reduce(count);
-    scored = static_cast<int64_t>(count.item<double>());
-  }
-  return loss_sum.item().toDouble() / static_cast<double>(std::max<int64_t>(scored, 1));
-}
-
-}  // namespace
-
-double validate(Parts& parts, CapacityKeeper& capacity, int64_t micro_rows) {
-  for (;;) {
-    const double loss = validate_once(parts, micro_rows);
-    if (capacity.had_room()) return loss;
-  }
 }
 
 LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state) {

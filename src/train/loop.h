@@ -69,8 +69,4 @@ LoopResult run_loop(const LoopConfig& config, Parts parts, TrainState& state);
 // Rows of a dataset as the model takes them.
 parallel::Batch make_batch(const data::PackedBatch& packed);
 
-// Mean loss over the scored positions of all rows, nats a token; `micro_rows` at once on a rank.
-// Where rows found no room it is done again with more. Collective.
-double validate(Parts& parts, CapacityKeeper& capacity, int64_t micro_rows);
-
 }  // namespace conclave::train

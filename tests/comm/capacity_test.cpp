@@ -32,6 +32,8 @@ TEST(CapacityRule, NeedsNoMoreThanAnyRoutingAndNoLessThanTheLoad) {
   const CapacityRule rule({.tokens = 16, .experts = 8, .top_k = 2, .ranks = 4}, 2);
   EXPECT_EQ(rule.above({12, 100}), (Capacity{16, 128}));
   EXPECT_EQ(rule.above({20, 200}), (Capacity{20, 200}));  // more tokens than were told
+  const CapacityRule all({.tokens = 16, .experts = 8, .top_k = 2, .ranks = 4}, 1e300);
+  EXPECT_EQ(all.above({12, 100}), (Capacity{16, 128}));
 }
 
 TEST(CapacityRule, RisesAtOnceAndSinksAfterAWindow) {

@@ -192,6 +192,8 @@ class Trial:
         latest = self.folder / "ranks/latest"
         ended = Started([CONCLAVE, "generate", "--model", str(latest), "--prompt", "ba"]).end()
         self.tally.check("a model in rank files", ended, 1, "conclave merge")
+        ended = Started([CONCLAVE, "merge", str(latest), "--output", str(self.folder)]).end()
+        self.tally.check("merged over what is no checkpoint", ended, 1, "found other files")
         ended = Started([CONCLAVE, "merge", str(latest)]).end()
         if ended.status == 0:
             got, want = end_of(self.folder / "ranks"), end_of(self.folder / "shared")
