@@ -54,7 +54,7 @@ class ProcessComm final : public Comm {
                 ", got ", device);
     fault_point("comm.call");
     const int64_t sequence = log_.begin(group_, call);
-    report(Report::doing, place_.name + " " + call.text());
+    if (!transports_.aside) report(Report::doing, place_.name + " " + call.text());
     std::string differs, error;
     try {
       if (device.is_cpu() || transports_.compare_cuda) differs = transports_.cpu->compare(call);

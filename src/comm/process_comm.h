@@ -15,7 +15,8 @@ struct Transports {
   // Whether calls on CUDA tensors are compared too, which makes the host wait for all ranks in each
   // (the device goes on). Those on CPU tensors always are.
   bool compare_cuda = false;
-  bool aside = false;  // the group is for another thread than the main one
+  // The group is for another thread than the main one: a launcher is not told of its calls.
+  bool aside = false;
 };
 
 // The log and the watch outlive it.

@@ -178,7 +178,8 @@ int pretrain_here(const std::string& config_path, const std::vector<std::string>
   };
   const auto result = train::run_loop(loop, parts, state);
   if (world && world->rank() != 0) return result.stopped ? 75 : 0;
-  auto summary = summary_of(c, d, state, result, memory);
+  auto summary = summary_of(c, d, state, result);
+  if (!world) summary["forecast_memory_bytes"] = memory.total();
   if (gpu) gpu->add_to(summary);
   write_file_atomic(c.output + "/summary.json", summary.dump(2) + "\n");
   print_summary(c, config_path, summary, folder.step_path(state.step).string());

@@ -12,8 +12,7 @@
 namespace conclave::recipes {
 
 nlohmann::json summary_of(const PretrainConfig& c, const TrainingData& d,
-                          const train::TrainState& state, const train::LoopResult& r,
-                          const plan::MemoryForecast& memory) {
+                          const train::TrainState& state, const train::LoopResult& r) {
   nlohmann::json s;
   s["steps"] = state.step;
   s["finished"] = !r.stopped;
@@ -35,7 +34,6 @@ nlohmann::json summary_of(const PretrainConfig& c, const TrainingData& d,
   s["seconds"] = r.seconds;
   s["tokens_per_second"] = r.seconds > 0 ? static_cast<double>(r.tokens) / r.seconds : 0.0;
   s["peak_memory_bytes"] = peak_resident_memory();
-  s["forecast_memory_bytes"] = memory.total();
   return s;
 }
 
@@ -58,9 +56,10 @@ void print_summary(const PretrainConfig& c, const std::string& config_path, cons
   if (s.contains("model_tflops"))
     std::printf("  of the GPU       %.4g model TFLOP/s%s\n", number("model_tflops"),
                 s.contains("mfu") ? format(", MFU %.1f %%", 100 * number("mfu")).c_str() : "");
-  std::printf("  peak memory      %s, forecast %s\n",
-              human_bytes(number("peak_memory_bytes")).c_str(),
-              human_bytes(number("forecast_memory_bytes")).c_str());
+  std::printf("  peak memory      %s", human_bytes(number("peak_memory_bytes")).c_str());
+  if (s.contains("forecast_memory_bytes"))
+    std::printf(", forecast %s", human_bytes(number("forecast_memory_bytes")).c_str());
+  std::printf("\n");
   std::printf("  checkpoint       %s\n", checkpoint.c_str());
   if (s.at("finished").get<bool>())
     std::printf("Next: conclave generate --model %s/latest --prompt \"...\"\n", c.output.c_str());

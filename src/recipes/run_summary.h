@@ -4,7 +4,6 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "plan/memory.h"
 #include "recipes/pretrain_config.h"
 #include "recipes/training_data.h"
 #include "train/loop.h"
@@ -12,8 +11,7 @@
 namespace conclave::recipes {
 
 nlohmann::json summary_of(const PretrainConfig& config, const TrainingData& data,
-                          const train::TrainState& state, const train::LoopResult& result,
-                          const plan::MemoryForecast& memory);
+                          const train::TrainState& state, const train::LoopResult& result);
 
 // `checkpoint`: the folder of the last one.
 void print_summary(const PretrainConfig& config, const std::string& config_path,
