@@ -13,7 +13,7 @@ namespace conclave::comm {
 
 struct WorldOptions {
   // Seconds: how long a call waits for the other ranks, and how long a start does.
-  double timeout = 45;
+  double timeout = 40;
   // Compare calls on CUDA tensors between ranks before they are made; else a call that differs ends
   // by time-out. CPU tensors always.
   bool compare_cuda = false;

@@ -33,9 +33,9 @@ at::Tensor Units::squared_gradient_norm() const {
      """s.replicas->rank() == 0 &&
         !(planted("norm") && s.unit->name().ends_with(".experts") && world_.rank() != 0)) ops::add_squared_sum_"""),
     ("load", "a load counted twice where the backward recomputes", "src/train/step.cpp",
-     "    add_loads(g.loads, decoder, batch);\n",
-     """    add_loads(g.loads, decoder, batch);
-    if (planted("load") && !recompute.empty()) add_loads(g.loads, decoder, batch);
+     "    add_figures(g, decoder, batch, mtp_weight);\n",
+     """    add_figures(g, decoder, batch, mtp_weight);
+    if (planted("load") && !run.recompute.empty()) add_loads(g.loads, decoder, batch);
 """),
     ("wait", "a wait left out: a rank goes on while others read what it brought", "src/comm/threads.cpp",
      "    meeting_.finish(rank_);", """    if (!planted("wait")) meeting_.finish(rank_);"""),

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-from processes import CONCLAVE, LIMIT, RANK_CASES, Started, Tally, launch
+from processes import CONCLAVE, LIMIT, RANK_CASES, Started, Tally, launch, mpirun, srun_by_hand, torchrun
 
 TIMEOUT = 8  # seconds that a call may take
 
@@ -44,6 +44,29 @@ def dies_at_start(tally, folder):
     if "did not end by themselves" in ended.output:
         ended.status = f"{ended.status}, and the others had to be killed"
     tally.check("a rank is killed at the start", ended, 1, "rank 1 on ", "was killed by signal 9", within=LIMIT)
+
+
+def dies_without_launcher(tally, folder):
+    """Nobody ends the others: they do. Rank 0 has the store, so without it they can only say that it is gone."""
+    for dead, texts in (1, ["; rank 1 (", "does not answer any more"]), (0, ["does not answer any more"]):
+        ended = srun_by_hand(3, [RANK_CASES, "calls", "30"], CONCLAVE_TIMEOUT=TIMEOUT, CONCLAVE_KILL_AT="comm.call:40", CONCLAVE_FAULT_RANK=dead)
+        for rank, one in enumerate(ended):
+            if rank == dead:
+                tally.check(f"rank {dead} is killed under no launcher", one, -signal.SIGKILL)
+            else:
+                tally.check(f"… and rank {rank} ends", one, 1, *texts, within=LIMIT)
+
+
+def dies_under_others(tally, folder):
+    """Launchers other than ours end the others themselves; none is left."""
+    for name, command in ("torchrun", torchrun(3, RANK_CASES, "calls", "30")), ("mpirun", mpirun(3, RANK_CASES, "calls", "30")):
+        if not command:
+            print(f"skipped: {name} cannot be found")
+            continue
+        ended = Started(command, CONCLAVE_KILL_AT="comm.call:40", CONCLAVE_FAULT_RANK=1).end()
+        if ended.status not in (0, None):
+            ended.status = "not 0"
+        tally.check(f"a rank is killed under {name}", ended, "not 0", within=LIMIT)
 
 
 def hangs(tally, folder):
@@ -117,7 +140,8 @@ def usage(tally, folder):
     tally.check("no config", Started(launch(2, "pretrain", "no-such-file.yaml", logs=folder)).end(), {1, 2}, "no-such-file.yaml")
 
 
-CASES = (dies, first_dies, dies_at_start, hangs, stands_still, throws, leaves_early, wrong_size, differs, launcher_dies, usage)
+CASES = (dies, first_dies, dies_at_start, dies_without_launcher, dies_under_others, hangs, stands_still, throws, leaves_early,
+         wrong_size, differs, launcher_dies, usage)
 
 
 def main():

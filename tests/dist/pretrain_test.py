@@ -16,12 +16,12 @@ import sys
 import tempfile
 import time
 
-from processes import CONCLAVE, LIMIT, ROOT, Ended, Started, Tally, free_port, launch, mpirun, torchrun
+from processes import CONCLAVE, LIMIT, ROOT, Started, Tally, launch, mpirun, srun_by_hand, together, torchrun
 
 sys.path.append(str(ROOT / "tests/bars"))
 
 from kill_resume import end_of  # noqa: E402
-from tiny_run import TinyRun, sets, steps_in  # noqa: E402
+from tiny_run import TinyRun, steps_in  # noqa: E402
 
 try:
     from safetensors.torch import load_file
@@ -41,18 +41,6 @@ LAYOUTS = {  # of so many ranks
 }
 
 
-def srun_by_hand(ranks, command):
-    job = free_port()  # any number: the store's port is made from it
-    all_ranks = [
-        Started(command, SLURM_PROCID=r, SLURM_NTASKS=ranks, SLURM_LOCALID=r, SLURM_STEP_ID=0, SLURM_JOB_ID=job,
-                SLURM_STEP_NODELIST="localhost", SLURM_STEP_TASKS_PER_NODE=ranks)
-        for r in range(ranks)
-    ]
-    ended = [p.end() for p in all_ranks]
-    worst = max(ended, key=lambda e: e.status != 0)
-    return Ended(worst.status, "".join(e.output for e in ended), max(e.seconds for e in ended), {})
-
-
 class Trial:
     def __init__(self, folder, tally):
         self.folder, self.tally = pathlib.Path(folder), tally
@@ -66,7 +54,7 @@ class Trial:
         """What came of it, or None without that launcher."""
         command = self.command(output, layout, **settings)
         if launcher == "srun":
-            return srun_by_hand(ranks, command)
+            return together(srun_by_hand(ranks, command))
         made = {"launch": lambda: launch(ranks, *command[1:], logs=self.folder / (output + ".logs")),
                 "torchrun": lambda: torchrun(ranks, *command), "mpirun": lambda: mpirun(ranks, *command)}[launcher]()
         if made is None:

@@ -125,6 +125,24 @@ class Started:
         return Ended(status, self.said(), took, left)
 
 
+def srun_by_hand(ranks, command, **variables):
+    """What srun sets, process by process, for SLURM itself cannot be had here: what became of each rank."""
+    job = free_port()  # any number: the store's port is made from it
+    started = [
+        Started(command, SLURM_PROCID=r, SLURM_NTASKS=ranks, SLURM_LOCALID=r, SLURM_STEP_ID=0, SLURM_JOB_ID=job,
+                SLURM_STEP_NODELIST="localhost", SLURM_STEP_TASKS_PER_NODE=ranks, **variables)
+        for r in range(ranks)
+    ]
+    return [s.end() for s in started]
+
+
+def together(ended):
+    """Of several processes one: a status other than 0 if there is one, all that they said."""
+    worst = max(ended, key=lambda e: e.status != 0)
+    left = {pid: command for e in ended for pid, command in e.left.items()}
+    return Ended(worst.status, "".join(e.output for e in ended), max(e.seconds for e in ended), left)
+
+
 class Tally:
     """Counts what was expected and what came, and prints a line for each."""
 

@@ -8,20 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-from processes import RANK_CASES, Ended, Started, Tally, free_port, launch, mpirun, torchrun
-
-
-def srun_by_hand(ranks):
-    """What srun sets, process by process: SLURM itself cannot be had here."""
-    job = free_port()  # any number: the store's port is made from it
-    processes = [
-        Started([RANK_CASES, "values"], SLURM_PROCID=r, SLURM_NTASKS=ranks, SLURM_LOCALID=r, SLURM_STEP_ID=0, SLURM_JOB_ID=job,
-                SLURM_STEP_NODELIST="localhost", SLURM_STEP_TASKS_PER_NODE=ranks)
-        for r in range(ranks)
-    ]
-    ended = [p.end() for p in processes]
-    worst = max(ended, key=lambda e: e.status != 0)
-    return Ended(worst.status, "".join(e.output for e in ended), max(e.seconds for e in ended), {})
+from processes import RANK_CASES, Started, Tally, launch, mpirun, srun_by_hand, together, torchrun
 
 
 def main():
@@ -36,7 +23,7 @@ def main():
                     tally.check(f"{name}, {ranks} ranks", Started(command).end(), 0, "all well")
                 else:
                     print(f"skipped: {name} cannot be found (mpirun: apt-get install openmpi-bin; torchrun: make test)")
-            tally.check(f"the environment of srun, {ranks} ranks", srun_by_hand(ranks), 0, "all well")
+            tally.check(f"the environment of srun, {ranks} ranks", together(srun_by_hand(ranks, [RANK_CASES, "values"])), 0, "all well")
     return tally.finish()
 
 
