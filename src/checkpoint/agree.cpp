@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "comm/store.h"
 
 namespace conclave::checkpoint {
 namespace {
@@ -39,6 +40,8 @@ void all_or_none(comm::Comm& ranks, const std::function<void()>& work) {
   } catch (const RunError& e) {
     error = e.what();
     if (error.empty()) error = "an error without words";
+  } catch (const std::exception& e) {
+    error = comm::first_line(e);
   }
   const std::vector<int64_t> sizes = sizes_of(ranks, error);
   const int64_t most = *std::max_element(sizes.begin(), sizes.end());

@@ -8,8 +8,8 @@
 
 namespace conclave::checkpoint {
 
-// Runs `work` on this rank, then waits for the others. What `work` throws as a RunError on any rank
-// is thrown on all, as "rank 3: MESSAGE" of the lowest. Collective, with CPU tensors.
+// Runs `work` on this rank, then waits for the others. What `work` throws on any rank is thrown on
+// all, as a RunError "rank 3: MESSAGE" of the lowest. Collective, with CPU tensors.
 void all_or_none(comm::Comm& ranks, const std::function<void()>& work);
 
 // Throws on all ranks unless `hash` is rank 0's on each: `error` of the lowest that differs.

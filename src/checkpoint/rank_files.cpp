@@ -183,10 +183,14 @@ void RankFiles::open() {
 void RankFiles::check_cover() const {
   for (const auto& [of, tensors] : found_)
     for (const auto& [name, tensor] : tensors) {
+      const int64_t all = numel_of(tensor.described);
       std::map<int64_t, int64_t> ends;  // by first element
-      for (const Part& p : tensor.parts)
+      for (const Part& p : tensor.parts) {
+        if (p.first > all - p.count)
+          damaged(path_, "`" + name + "`: a rank holds more than its elements");
         if (!ends.emplace(p.first, p.first + p.count).second)
           damaged(path_, "`" + name + "`: two ranks hold element " + std::to_string(p.first));
+      }
       int64_t end = 0;
       for (const auto& [first, last] : ends) {
         if (first != end)
@@ -194,7 +198,7 @@ void RankFiles::check_cover() const {
                              " element " + std::to_string(std::min(first, end)));
         end = last;
       }
-      if (end != numel_of(tensor.described))
+      if (end != all)
         damaged(path_, "`" + name + "`: no rank holds element " + std::to_string(end));
     }
 }
