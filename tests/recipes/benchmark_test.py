@@ -38,7 +38,10 @@ def run(config, sets):
 
 def check_run(name, gate, precision):
     what = f"{name}, {gate}, {precision}: "
-    done, r = run(f"configs/benchmark/{name}.yaml", [f"gate={gate}", f"precision={precision}"])
+    for _ in range(3):  # a machine with too much to do puts a program aside between two readings of the clock, too
+        done, r = run(f"configs/benchmark/{name}.yaml", [f"gate={gate}", f"precision={precision}"])
+        if r is None or abs(sum(r["parts"].values()) - r["seconds_per_step"]) <= 0.02 * r["seconds_per_step"]:
+            break
     check(what + "ends", r is not None, done.stderr)
     if r is None:
         return
