@@ -58,8 +58,8 @@ struct TransferSection {
   int64_t dispatch = 0, combine = 0;
   std::string beside = "nothing";
   void fields(auto& f) {
-    f("dispatch", dispatch, "microseconds that each dispatch takes longer", not_negative);
-    f("combine", combine, "microseconds that each combine takes longer", not_negative);
+    f("dispatch", dispatch, "microseconds that each dispatch takes longer", within(0, 1e6));
+    f("combine", combine, "microseconds that each combine takes longer", within(0, 1e6));
     f("beside", beside,
       "what is computed meanwhile on a GPU: nothing; what a micro-batch itself has (its shared "
       "expert, weight gradients); or a second micro-batch too, whose activations are kept as well",
