@@ -5,9 +5,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/topk.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
@@ -16,39 +14,21 @@
 #include <set>
 
 #include "cases.h"
+#include "routing_cases.h"
 
 namespace conclave::comm {
 namespace {
 
 constexpr int64_t kHidden = 7;
 
-struct Case {
-  const char* name;
-  std::vector<int64_t> tokens;  // of each rank
-  int64_t experts, top_k;
-  int64_t hottest = -1;  // an expert that every token names
-  int64_t from = 0;      // experts below are named by no token
-};
-const Case kCases[] = {{"two ranks", {5, 5}, 4, 2},
-                       {"uneven", {3, 8}, 8, 3},
-                       {"one rank without tokens", {4, 0, 6}, 6, 2},
-                       {"top 1", {6, 1, 2, 5}, 8, 1},
-                       {"all experts", {2, 3}, 4, 4},
-                       {"one hot expert", {6, 7, 5}, 9, 2, 4},
-                       {"empty experts and an empty rank", {6, 6, 6, 6}, 16, 3, -1, 8},
-                       {"eight ranks", {2, 2, 2, 2, 2, 2, 2, 2}, 24, 8}};
-
 struct Tokens {  // of one rank
   at::Tensor ids, x, weights;
 };
 
 // As many for all ranks, so that each can draw its own.
-Tokens tokens_of(const Case& c, int rank) {
+Tokens tokens_of(const RoutingCase& c, int rank) {
   const int64_t n = c.tokens[static_cast<size_t>(rank)];
-  at::Tensor score = at::rand({n, c.experts}, at::kDouble);
-  if (c.hottest >= 0) score.select(1, c.hottest).fill_(2);
-  if (c.from > 0) score.narrow(1, 0, c.from).fill_(-1);
-  return {std::get<1>(score.topk(c.top_k)), at::randn({n, kHidden}, at::kDouble),
+  return {draw_ids(c, n), at::randn({n, kHidden}, at::kDouble),
           at::randn({n, c.top_k}, at::kDouble)};
 }
 
@@ -77,7 +57,7 @@ Capacity highest(Comm& comm, const at::Tensor& load) {
   return {all[0].item<int64_t>(), all[1].item<int64_t>()};
 }
 
-void on_ranks(const Case& c, const std::function<void(Comm&, const Tokens&)>& body) {
+void on_ranks(const RoutingCase& c, const std::function<void(Comm&, const Tokens&)>& body) {
   const int ranks = static_cast<int>(c.tokens.size());
   std::vector<Tokens> tokens;
   for (int r = 0; r < ranks; ++r) tokens.push_back(tokens_of(c, r));
@@ -88,7 +68,7 @@ void on_ranks(const Case& c, const std::function<void(Comm&, const Tokens&)>& bo
 }
 
 TEST(CapacityDispatcher, WithNoRowToSpareHasAllToAllsBits) {
-  for (const Case& c : kCases)
+  for (const RoutingCase& c : kRoutingCases)
     on_ranks(c, [&](Comm& comm, const Tokens& t) {
       AllToAllDispatcher counted(comm);
       const auto want = results(counted, t, c.experts, comm.rank());
@@ -108,7 +88,7 @@ TEST(CapacityDispatcher, WithNoRowToSpareHasAllToAllsBits) {
 // One row too few for a rank, or for its experts: the load is told in full by the first layout, no
 // result is other than numbers, and the step is void until it is cleared.
 TEST(CapacityDispatcher, TellsWhatItLeavesOut) {
-  for (const Case& c : kCases)
+  for (const RoutingCase& c : kRoutingCases)
     for (const bool of_experts : {false, true})
       on_ranks(c, [&](Comm& comm, const Tokens& t) {
         CapacityDispatcher fixed(comm);
@@ -158,7 +138,7 @@ TEST(CapacityDispatcher, SendsFixedNumbersOfRowsWhateverTheRoutingIs) {
    private:
     Comm& real_;
   };
-  for (const Case& c : kCases)
+  for (const RoutingCase& c : kRoutingCases)
     on_ranks(c, [&](Comm& comm, const Tokens& t) {
       Counted counted(comm);
       CapacityDispatcher fixed(counted);

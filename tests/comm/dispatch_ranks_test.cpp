@@ -4,9 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/topk.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
@@ -14,6 +12,7 @@
 
 #include "cases.h"
 #include "comm/dispatch_capacity.h"
+#include "routing_cases.h"
 
 namespace conclave::comm {
 namespace {
@@ -28,40 +27,25 @@ std::unique_ptr<Dispatcher> make_roomy(const std::string& kind, Comm& comm) {
   return d;
 }
 
-struct Case {
-  const char* name;
-  std::vector<int64_t> tokens;  // of each rank
-  int64_t experts, top_k;
-  int64_t hottest = -1;  // an expert that every token names
-  int64_t from = 0;      // experts below are named by no token
-};
-const Case kCases[] = {{"two ranks", {5, 5}, 4, 2},
-                       {"uneven", {3, 8}, 8, 3},
-                       {"one rank without tokens", {4, 0, 6}, 6, 2},
-                       {"no tokens at all", {0, 0}, 4, 2},
-                       {"top 1", {6, 1, 2, 5}, 8, 1},
-                       {"all experts", {2, 3}, 4, 4},
-                       {"one hot expert", {6, 7, 5}, 9, 2, 4},
-                       {"empty experts and an empty rank", {6, 6, 6, 6}, 16, 3, -1, 8},
-                       {"six ranks", {3, 2, 4, 1, 5, 2}, 24, 4},
-                       {"eight ranks", {2, 2, 2, 2, 2, 2, 2, 2}, 24, 8}};
+std::vector<RoutingCase> all_cases() {
+  std::vector<RoutingCase> all = kRoutingCases;
+  all.push_back({"no tokens at all", {0, 0}, 4, 2});
+  return all;
+}
 
 struct Tokens {  // of all ranks
   at::Tensor ids, x, weights, dweights_of_local, rows_of_local;
 };
 
-Tokens tokens_of(const Case& c) {
+Tokens tokens_of(const RoutingCase& c) {
   const int64_t n = std::accumulate(c.tokens.begin(), c.tokens.end(), int64_t{0});
-  at::Tensor score = at::rand({n, c.experts}, at::kDouble);
-  if (c.hottest >= 0) score.select(1, c.hottest).fill_(2);
-  if (c.from > 0) score.narrow(1, 0, c.from).fill_(-1);
-  return {std::get<1>(score.topk(c.top_k)), at::randn({n, kHidden}, at::kDouble),
+  return {draw_ids(c, n), at::randn({n, kHidden}, at::kDouble),
           at::randn({n, c.top_k}, at::kDouble), at::randn({n * c.top_k}, at::kDouble),
           at::randn({n * c.top_k, kHidden}, at::kDouble)};
 }
 
 template <class Body>
-void each_rank(const Case& c, const std::string& kind, const Body& body) {
+void each_rank(const RoutingCase& c, const std::string& kind, const Body& body) {
   const int ranks = static_cast<int>(c.tokens.size());
   const Tokens all = tokens_of(c);
   LocalDispatcher local;
@@ -90,7 +74,7 @@ void each_rank(const Case& c, const std::string& kind, const Body& body) {
 
 TEST(RanksDispatcher, MovesRowsAndWeightsAsOneRankWould) {
   for (const std::string& kind : kKinds)
-    for (const Case& c : kCases)
+    for (const RoutingCase& c : all_cases())
       each_rank(
           c, kind,
           [](Dispatcher& d, const Dispatch& to, LocalDispatcher& local, const Dispatch& whole,
@@ -114,7 +98,7 @@ TEST(RanksDispatcher, MovesRowsAndWeightsAsOneRankWould) {
 }
 
 TEST(AllToAllDispatcher, SendsATokenOnceToEachRankThatNeedsIt) {
-  for (const Case& c : kCases)
+  for (const RoutingCase& c : all_cases())
     each_rank(c, "all_to_all",
               [&](Dispatcher& d, const Dispatch& to, LocalDispatcher&, const Dispatch&,
                   const Tokens& all, auto tokens, auto) {
