@@ -54,7 +54,7 @@ class Loop {
   LoopResult run() {
     while (state_.step + in_flight() < config_.steps && !is_stopped()) {
       std::optional<Launched> before = std::exchange(launched_, launch());
-      if (before && !finish(*before)) continue;
+      if (before && !finish(*before, /*validating=*/false)) continue;
       // The CPU is done already. On a GPU the next step is launched first, unless what comes now
       // needs this one's weights and figures.
       const int64_t step = state_.step + 1;
@@ -130,20 +130,14 @@ class Loop {
   }
 
   // False: it changed nothing and is to be launched again.
-  bool finish_launched(bool validating) {
-    const Launched now = *std::exchange(launched_, std::nullopt);
-    if (!count(now)) return false;
-    if (validating) run_validation();
-    write_metrics();
-    return true;
-  }
-  bool finish(const Launched& launched) {
+  bool finish(const Launched& launched, bool validating) {
     if (!count(launched)) return false;
-    write_metrics();
+    if (validating) run_validation();
+    if (metrics_) metrics_->write(line_);
     return true;
   }
-  void write_metrics() {
-    if (metrics_) metrics_->write(line_);
+  bool finish_launched(bool validating) {
+    return finish(*std::exchange(launched_, std::nullopt), validating);
   }
 
   bool count(const Launched& launched) {
