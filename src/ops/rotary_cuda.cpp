@@ -13,19 +13,25 @@
 namespace conclave::ops::cuda {
 namespace {
 
+// What both kinds of arguments say of rows like those of x [tokens, heads, dim].
+template <class S, class Args>
+void set_rows(Args& a, const at::Tensor& x, const at::Tensor& positions, const RotaryTable& table) {
+  a.positions = positions.const_data_ptr<int64_t>();
+  a.cos = in<wide_t<S>>(table.cos);
+  a.sin = in<wide_t<S>>(table.sin);
+  a.tokens = x.size(0);
+  a.known = table.cos.size(0);
+  a.dim = static_cast<int>(x.size(2));
+}
+
 template <class S>
 kernels::RotaryArgs<kernel_t<S>> args(const at::Tensor& y, const at::Tensor& x,
                                       const at::Tensor& positions, const RotaryTable& table) {
   kernels::RotaryArgs<kernel_t<S>> a{};
   a.y = out<S>(y);
   a.x = in<S>(x);
-  a.positions = positions.const_data_ptr<int64_t>();
-  a.cos = in<wide_t<S>>(table.cos);
-  a.sin = in<wide_t<S>>(table.sin);
-  a.tokens = x.size(0);
-  a.known = table.cos.size(0);
   a.heads = static_cast<int>(x.size(1));
-  a.dim = static_cast<int>(x.size(2));
+  set_rows<S>(a, x, positions, table);
   return a;
 }
 
@@ -43,13 +49,7 @@ kernels::HeadNormRotaryArgs<kernel_t<S>> norm_args(const std::vector<Apart>& of,
     a.of[a.count++] = {out<S>(t.y),     in<S>(t.x),
                        in<S>(t.dy),     out<wide_t<S>>(t.rstd),
                        in<S>(t.weight), static_cast<int>(t.x.size(1))};
-  const at::Tensor& x = of.front().x;
-  a.positions = positions.const_data_ptr<int64_t>();
-  a.cos = in<wide_t<S>>(table.cos);
-  a.sin = in<wide_t<S>>(table.sin);
-  a.tokens = x.size(0);
-  a.known = table.cos.size(0);
-  a.dim = static_cast<int>(x.size(2));
+  set_rows<S>(a, of.front().x, positions, table);
   return a;
 }
 
