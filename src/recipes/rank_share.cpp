@@ -47,6 +47,9 @@ void check_layout(const BenchmarkConfig& c, const ConfigSource& source) {
     throw source.error("cuda_graph",
                        "a recorded step draws the same experts each time; set gate to "
                        "real or balanced, or leave cuda_graph out");
+  if (!c.profile.empty() && c.traced_steps == 0)
+    throw source.error("profile",
+                       "shows a traced step; set traced_steps to 1 or more, or leave profile out");
   if (c.batch.rows % c.batch.micro_rows)
     throw source.error("batch.micro_rows",
                        format("expected a divisor of batch.rows = %lld", ll(c.batch.rows)));

@@ -72,6 +72,7 @@ for sets, expected in [
     (["layout.pp=3"], "expected a divisor"),
     (["batch.micro_rows=3"], "expected a divisor of batch.rows"),
     (["cuda_graph=true", "gate=uniform"], "draws the same experts"),
+    (["profile=trace.json", "traced_steps=0"], "set traced_steps to 1 or more"),
     (["recompute=[gates]"], "cannot be made again"),
     (["layers=49"], "expected at most the 48"),
     (["model.config.num_expert=8"], "did you mean `num_experts`?"),
