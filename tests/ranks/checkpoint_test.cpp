@@ -37,14 +37,33 @@ void save(Rank& rank, const fs::path& folder, const train::TrainState& state,
   how(folder, contents, *rank.groups.world);
 }
 
+// Layouts of 1 to 8 ranks, one after the other at random.
+class Draw {
+ public:
+  explicit Draw(unsigned seed) : random_(seed) {
+    for (int world : {1, 2, 3, 4, 6, 8})
+      for (const comm::RankLayout& l : layouts(world)) all_.push_back(l);
+  }
+  comm::RankLayout operator()() { return all_[random_() % all_.size()]; }
+
+ private:
+  std::mt19937 random_;
+  std::vector<comm::RankLayout> all_;
+};
+
+// A layout starts from other weights, loads `from` and saves to `to`.
+void load_and_save(const RunSpec& spec, const fs::path& from, const fs::path& to) {
+  comm::run_thread_ranks(spec.layout.world(), [&](comm::CommFactory& factory) {
+    Rank rank(spec, factory, /*seed=*/9);
+    const auto state = train::restore(from, rank.units, *rank.optimizer);
+    save(rank, to, state);
+  });
+}
+
 // A layout trains a step and saves; each of the others loads and saves again.
 TEST(Checkpoints, OneLayoutLoadsWhatAnotherSaved) {
   const TempFolder temp;
-  std::mt19937 draw(3);
-  std::vector<comm::RankLayout> all;
-  for (int world : {1, 2, 3, 4, 6, 8})
-    for (const comm::RankLayout& l : layouts(world)) all.push_back(l);
-  const auto pick = [&] { return all[draw() % all.size()]; };
+  Draw pick(3);
   int pairs = 0;
   for (const Family& family : families())
     for (int i = 0; i < 5; ++i) {
@@ -58,11 +77,7 @@ TEST(Checkpoints, OneLayoutLoadsWhatAnotherSaved) {
       const auto want = files_of(temp / "a");
       for (int j = 0; j < 10; ++j, ++pairs) {
         const RunSpec second{&family, pick()};
-        comm::run_thread_ranks(second.layout.world(), [&](comm::CommFactory& factory) {
-          Rank rank(second, factory, /*seed=*/9);
-          const auto state = train::restore(temp / "a", rank.units, *rank.optimizer);
-          save(rank, temp / "b", state);
-        });
+        load_and_save(second, temp / "a", temp / "b");
         EXPECT_TRUE(files_of(temp / "b") == want) << first.text() << " → " << second.text();
       }
     }
@@ -72,11 +87,7 @@ TEST(Checkpoints, OneLayoutLoadsWhatAnotherSaved) {
 // The same of a checkpoint in one file a rank, as it is and merged.
 TEST(Checkpoints, OneLayoutLoadsTheRankFilesOfAnother) {
   const TempFolder temp;
-  std::mt19937 draw(5);
-  std::vector<comm::RankLayout> all;
-  for (int world : {1, 2, 3, 4, 6, 8})
-    for (const comm::RankLayout& l : layouts(world)) all.push_back(l);
-  const auto pick = [&] { return all[draw() % all.size()]; };
+  Draw pick(5);
   for (const Family& family : families())
     for (int i = 0; i < 3; ++i) {
       const RunSpec first{&family, pick()};
@@ -90,11 +101,7 @@ TEST(Checkpoints, OneLayoutLoadsTheRankFilesOfAnother) {
       const auto want = files_of(temp / "a");
       for (int j = 0; j < 4; ++j) {
         const RunSpec second{&family, pick()};
-        comm::run_thread_ranks(second.layout.world(), [&](comm::CommFactory& factory) {
-          Rank rank(second, factory, /*seed=*/9);
-          const auto state = train::restore(temp / "ranks", rank.units, *rank.optimizer);
-          save(rank, temp / "b", state);
-        });
+        load_and_save(second, temp / "ranks", temp / "b");
         EXPECT_TRUE(files_of(temp / "b") == want) << first.text() << " → " << second.text();
       }
       checkpoint::merge_rank_files(temp / "ranks", temp / "ranks");

@@ -5,30 +5,23 @@
 
 #include "comm/dispatch_capacity.h"
 #include "ops/cuda_testing.h"
-#include "parallel/families_on_gpu.h"
+#include "train/on_gpu.h"
 #include "train/step.h"
 
 namespace conclave::train {
 namespace {
 
 using namespace parallel::testing;
+using namespace testing;
 
 constexpr int kRows = 4;
 const StepOptions kOptions{.lr = 1e-3, .clip_norm = 0.5, .bias_rate = 1e-3, .mtp_weight = 0.3};
 
-struct Trained : OnDevice {
+struct Trained : TrainedOnDevice {
   explicit Trained(const std::string& family)
-      : OnDevice(shipped_config(family), at::kBFloat16, at::kCUDA),
-        fixed(*comm),
-        optimizer({}, shards(units)) {
+      : TrainedOnDevice(family, at::kBFloat16, at::kCUDA), fixed(*comm) {
     const auto facts = decoder.layers.back().facts;
     load = {kRows * 64, kRows * 64 * facts.top_k};
-  }
-  static std::vector<optim::FlatShard> shards(parallel::Units& units) {
-    std::vector<optim::FlatShard> out;
-    for (const auto& s : units.shards())
-      out.push_back({s.weights, s.grad, s.decay_ranges, s.unit->trained()});
-    return out;
   }
 
   StepFigures launch(comm::Dispatcher& over, int index) {
@@ -36,17 +29,8 @@ struct Trained : OnDevice {
                                       shipped_rows(kRows, /*joined=*/true, 2 * index + 1)};
     return step(decoder, units, over, optimizer, std::move(rows), kOptions);
   }
-  std::vector<at::Tensor> state() {
-    std::vector<at::Tensor> all;
-    for (size_t i = 0; i < units.shards().size(); ++i)
-      for (const at::Tensor& t :
-           {units.shards()[i].weights, optimizer.m(i), optimizer.v(i), optimizer.lo(i)})
-        if (t.defined()) all.push_back(t.cpu().clone());
-    return all;
-  }
 
   comm::CapacityDispatcher fixed;
-  optim::AdamW optimizer;
   comm::Capacity load;  // what any routing of one rank needs
 };
 
@@ -58,11 +42,6 @@ class NoWaits {
     c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED);
   }
 };
-
-void expect_same(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-  ASSERT_EQ(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(same_bits(a[i], b[i])) << "tensor " << i;
-}
 
 class CapacityOnGpu : public ::testing::TestWithParam<std::string> {};
 

@@ -8,30 +8,21 @@
 #include "base/error.h"
 #include "base/temp_folder.h"
 #include "checkpoint/writer.h"
-#include "parallel/families_on_gpu.h"
 #include "train/captured_step.h"
+#include "train/on_gpu.h"
 #include "train/state.h"
 
 namespace conclave::train {
 namespace {
 
 using namespace parallel::testing;
+using namespace testing;
 
 constexpr double kRate = 1e-3;
 const StepOptions kOptions{.lr = kRate, .clip_norm = 0.5, .bias_rate = 1e-3, .mtp_weight = 0.3};
 
-// A model in training.
-struct Trained : OnDevice {
-  Trained(const std::string& family, at::ScalarType dtype, at::Device device,
-          OnDevice* like = nullptr)
-      : OnDevice(shipped_config(family), dtype, device, like), optimizer(make_adamw(units)) {}
-
-  static optim::AdamW make_adamw(parallel::Units& units) {
-    std::vector<optim::FlatShard> shards;
-    for (const auto& s : units.shards())
-      shards.push_back({s.weights, s.grad, s.decay_ranges, s.unit->trained()});
-    return {optim::AdamWConfig{}, std::move(shards)};
-  }
+struct Trained : TrainedOnDevice {
+  using TrainedOnDevice::TrainedOnDevice;
 
   // Step 0, 1, …, each on other rows, in two micro-batches.
   StepResult step_on(int index, bool joined = false) {
@@ -40,24 +31,7 @@ struct Trained : OnDevice {
   static std::vector<parallel::Batch> rows(int index, bool joined) {
     return {shipped_rows(4, joined, 2 * index), shipped_rows(2, joined, 2 * index + 1)};
   }
-
-  // All that a checkpoint holds of it, on the CPU.
-  std::vector<at::Tensor> state() {
-    std::vector<at::Tensor> all;
-    for (size_t i = 0; i < units.shards().size(); ++i)
-      for (const at::Tensor& t :
-           {units.shards()[i].weights, optimizer.m(i), optimizer.v(i), optimizer.lo(i)})
-        if (t.defined()) all.push_back(t.cpu().clone());
-    return all;
-  }
-
-  optim::AdamW optimizer;
 };
-
-void expect_same(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-  ASSERT_EQ(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(same_bits(a[i], b[i])) << "tensor " << i;
-}
 
 class StepsOnGpu : public ::testing::TestWithParam<std::string> {};
 
